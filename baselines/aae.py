@@ -1,0 +1,139 @@
+"""AAE, the adversarial autoencoder, as a clustering method (Makhzani et al., 2016, section 6).
+
+The encoder splits x into a category y and a style z; two discriminators push y towards Cat(1/K) and z towards N(0, I).
+
+A reimplementation: the authors published no code and not the settings of this experiment. It follows
+musyoku/adversarial-autoencoder, run/unsupervised/clustering, but for: pixels in [0, 1] behind a sigmoid instead of
+[-1, 1] behind tanh (weight 4 makes up for the scale), one logit instead of a softmax over two, no clipping of gradients.
+The paper labels a cluster by its most confident validation example; here the bench scores all methods alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.adversarial import discriminator_loss, synthesis_loss
+from models.latent import one_hot
+from models.method import Batch, Method, Spec
+from models.noise import Noise
+
+
+@dataclass(frozen=True)
+class Config:
+    """Knobs of AAE; defaults are musyoku's unless said otherwise."""
+
+    components: int = 30  # K; the paper has 16 and 30, Table 1 of AMM takes 30
+    hidden: int = 1000  # width of the two hidden layers of every net
+    z_dim: int = 10  # dimensions of the style z
+    batchnorm: bool = False  # in the hidden layers of encoder and decoder
+    output: Literal["sigmoid", "linear"] = "sigmoid"  # linear for data outside [0, 1]
+    reconstruction_weight: float = 4.0  # of the mean squared error; 4 is the change from [0, 1] to [-1, 1]
+    noise: float = 0.3  # std of the Gaussian noise on the inputs of both discriminators
+    learning_rate: float = 1e-4
+    beta1: float = 0.1
+    beta2: float = 0.999
+    init_std: float = 0.01  # weights ~ N(0, init_std²), biases 0
+
+
+def mlp(inputs: int, hidden: int, outputs: int, batchnorm: bool = False) -> nn.Sequential:
+    """Two hidden layers of rectified units and a linear one; the weights are left for `draw_` to fill."""
+    layers: list[nn.Module] = []
+    for a, b in ((inputs, hidden), (hidden, hidden)):
+        layers += [nn.utils.skip_init(nn.Linear, a, b), *[nn.BatchNorm1d(b)] * batchnorm, nn.ReLU()]
+    return nn.Sequential(*layers, nn.utils.skip_init(nn.Linear, hidden, outputs))
+
+
+def draw_(net: nn.Module, std: float, noise: Noise) -> None:
+    """Weights ~ N(0, std²) and biases 0 in the linear layers of `net`, which moves to the noise's device."""
+    for layer in net.to(noise.device).modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.data = noise.normal(*layer.weight.shape).mul_(std)
+            layer.bias.data.zero_()
+
+
+class AAE(Method):
+    """Each step plays three phases: reconstruction, both discriminators, and the encoder against them."""
+
+    Config = Config
+
+    def __init__(self, config: Config, spec: Spec, noise: Noise) -> None:
+        super().__init__(config, spec, noise)
+        c = config
+        pixels, code = torch.Size(spec.shape).numel(), c.components + c.z_dim
+        self.encoder = mlp(pixels, c.hidden, code, c.batchnorm)  # heads: logits of y, then z
+        self.decoder = mlp(code, c.hidden, pixels, c.batchnorm)
+        self.d_y = mlp(c.components, c.hidden, 1)
+        self.d_z = mlp(c.z_dim, c.hidden, 1)
+        draw_(self, c.init_std, noise)
+
+        self.e_parameters = list(self.encoder.parameters())
+        self.r_parameters = list(self.decoder.parameters())
+        self.d_parameters = [*self.d_y.parameters(), *self.d_z.parameters()]
+        betas = (c.beta1, c.beta2)
+        self.e_adam = torch.optim.Adam(self.e_parameters, c.learning_rate, betas, fused=True)  # of two phases
+        self.r_adam = torch.optim.Adam(self.r_parameters, c.learning_rate, betas, fused=True)
+        self.d_adam = torch.optim.Adam(self.d_parameters, c.learning_rate, betas, fused=True)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """y = softmax, [B, K], and z, [B, z_dim], of examples [B, C, H, W]."""
+        logits, z = self.encoder(x.flatten(1)).split([self.config.components, self.config.z_dim], 1)
+        return F.softmax(logits, 1), z
+
+    def decode(self, y: Tensor, z: Tensor) -> Tensor:
+        """Examples [B, C, H, W] of y [B, K] and z [B, z_dim]."""
+        x = self.decoder(torch.cat([y, z], 1)).view(-1, *self.spec.shape)
+        return torch.sigmoid(x) if self.config.output == "sigmoid" else x
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of all players on examples [B, C, H, W], each phase against what the one before it left."""
+        x, noise, n = batch.x, batch.noise, len(batch.x)
+        reconstruction = F.mse_loss(self.decode(*self.encode(x)), x)
+        loss = self.config.reconstruction_weight * reconstruction
+        _descend(loss, self.e_parameters + self.r_parameters, self.e_adam, self.r_adam)
+
+        y, z = self.encode(x)
+        prior_y = one_hot(noise.integers(self.config.components, n), self.config.components)
+        prior_z = noise.normal(n, self.config.z_dim)
+        l_y = discriminator_loss(self._judge(self.d_y, prior_y, noise), self._judge(self.d_y, y.detach(), noise))
+        l_z = discriminator_loss(self._judge(self.d_z, prior_z, noise), self._judge(self.d_z, z.detach(), noise))
+        _descend(l_y + l_z, self.d_parameters, self.d_adam)
+
+        e_y = synthesis_loss(self._judge(self.d_y, y, noise))
+        e_z = synthesis_loss(self._judge(self.d_z, z, noise))
+        _descend(e_y + e_z, self.e_parameters, self.e_adam)
+        named = {"reconstruction": reconstruction, "d_y": l_y, "d_z": l_z, "e_y": e_y, "e_z": e_z}
+        return {name: value.detach() for name, value in named.items()}
+
+    def _judge(self, discriminator: nn.Module, code: Tensor, noise: Noise) -> Tensor:
+        """Logits [B] that codes come from the prior, of codes with Gaussian noise: y has to hide that it is no one-hot."""
+        return discriminator(code + self.config.noise * noise.normal(*code.shape)).flatten()
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The most probable category, int64 [B]."""
+        return self.encode(x)[0].argmax(1)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """The style z, [B, z_dim]."""
+        return self.encode(x)[1]
+
+    def sample(self, y: Tensor, noise: Noise) -> Tensor:
+        """Examples of the categories y, int64 [B], with styles from N(0, I)."""
+        return self.decode(one_hot(y, self.config.components), noise.normal(len(y), self.config.z_dim))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The decoder's answer to y and z of x, shaped like x."""
+        return self.decode(*self.encode(x))
+
+
+def _descend(loss: Tensor, parameters: list[Tensor], *optimizers: torch.optim.Optimizer) -> None:
+    """One step on `loss` of these parameters alone."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward(inputs=parameters)
+    for optimizer in optimizers:
+        optimizer.step()

@@ -1,0 +1,150 @@
+"""ALI, Adversarially Learned Inference (Dumoulin et al., 2016): AMM's nets without y, and k-means on the embedding.
+
+The game is AMM's with pairs (x, z) and z ~ N(0, I): what it scores, AMM owes to its mixture.
+
+Departures from ALI's own code (IshmaelBelghazi/ALI): the layer tables are AMM's, so that the two can be compared; for
+the same reason Adam's 2e-4 and N(0, 0.02²) kernels instead of 1e-4 and N(0, 0.01²), and an output bias that starts at 0
+instead of the log-odds of the data. ALI published no clustering.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.adversarial import discriminator_loss, gradient_penalty, inference_loss, synthesis_loss
+from models.kmeans import fit_centres, nearest
+from models.layers import Net, Row, Table
+from models.method import Batch, Data, Method, Spec
+from models.noise import Noise
+
+Pair = tuple[Tensor, Tensor]
+
+
+class WithoutY(Table):
+    """AMM's layer table with its y-branch cut out: `WithoutY(**vars(table))`.
+
+    The rows whose names start with y go, and their terms in sums and concatenations with them. Where that would leave a
+    row with nothing to read (the plane's decoder, whose x reads y1 + z1), only the rows that depend on y alone go.
+    """
+
+    def rows(self, k: int) -> list[Row]:
+        """The typed rows, amended, of the z-branch."""
+        rows = super().rows(k)
+        cut = {row.name for row in rows if row.name.startswith("y")}
+        if any(row.inputs and row.name not in cut and cut.issuperset(row.inputs) for row in rows):
+            cut = {"y"}
+            for row in rows:
+                if row.inputs and cut.issuperset(row.inputs):
+                    cut.add(row.name)
+        channels = {row.name: row.channels for row in rows}
+        kept = []
+        for row in rows:
+            inputs = tuple(name for name in row.inputs if name not in cut)
+            fewer = row.join == "|" and len(inputs) < len(row.inputs)
+            width = sum(channels[name] for name in inputs) if fewer else row.channels
+            if row.name not in cut:
+                kept.append(replace(row, inputs=inputs, channels=width))
+        return kept
+
+
+@dataclass(frozen=True)
+class Config:
+    """Knobs of ALI; a default that AMM has too is AMM's."""
+
+    nets: Literal["mnist", "digits", "plane"] = "mnist"  # layer tables: models/<nets>.py without y
+    components: int = 10  # clusters of k-means
+    n_init: int = 10  # k-means++ starts
+    penalty_weight: float = 0.0  # λ of Eq. 18 on (x, z); ALI has no penalty
+    learning_rate: float = 2e-4  # AMM's; ALI's code has 1e-4
+    beta1: float = 0.5  # ALI and AMM
+    beta2: float = 0.999  # ALI prints 1e-3, which is this in the convention of its code
+    momentum: float = 0.1  # of running statistics; PyTorch's default, ALI's code has 0.05
+    init_std: float = 0.02  # AMM's; ALI's code has 0.01
+
+
+class ALI(Method):
+    """Encoder Gz(x) and decoder Gx(z) against D(x, z), all updated at once from one forward pass, as in ALI's code."""
+
+    Config = Config
+    centres: Tensor
+
+    def __init__(self, config: Config, spec: Spec, noise: Noise) -> None:
+        super().__init__(config, spec, noise)
+        c = config
+        nets = importlib.import_module(f"models.{c.nets}")
+
+        def net(table: Table, momentum: float = c.momentum) -> Net:
+            return Net(WithoutY(**vars(table)), c.components, noise, momentum, c.init_std)
+
+        self.encoder = net(nets.ENCODER)  # Gz(x)
+        self.decoder = net(nets.DECODER)  # Gx(z)
+        self.discriminator = net(nets.DISCRIMINATOR)
+        self.dimensions = self.decoder.sizes["z"][0]
+        self.register_buffer("centres", torch.zeros(c.components, self.dimensions, device=noise.device))
+
+        self.d_parameters = list(self.discriminator.parameters())
+        self.g_parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        betas = (c.beta1, c.beta2)
+        self.d_adam = torch.optim.Adam(self.d_parameters, c.learning_rate, betas, fused=True)
+        self.g_adam = torch.optim.Adam(self.g_parameters, c.learning_rate, betas, fused=True)
+
+    def logit(self, x: Tensor, z: Tensor, noise: Noise) -> Tensor:
+        """D's logit [B] of pairs (x, z): large for the inference side."""
+        return self.discriminator(noise, x=x, z=z)["p"].flatten()
+
+    def penalty(self, q: Pair, p: Pair, noise: Noise) -> Tensor:
+        """λ times Eq. 18 on pairs; they travel as triples whose y has no elements."""
+        if not self.config.penalty_weight:
+            return q[0].new_zeros(())
+
+        def logit(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+            return self.logit(x, z, noise) + y.sum(1)
+
+        y = q[0].new_empty(len(q[0]), 0)
+        u = noise.uniform(len(y))
+        return self.config.penalty_weight * gradient_penalty(logit, (q[0], y, q[1]), (p[0], y, p[1]), u)
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of D, encoder and decoder on M examples x, [M, C, H, W]."""
+        x, noise = batch.x, batch.noise
+        z = noise.normal(len(x), self.dimensions, 1, 1)
+        q = x, self.encoder(noise, x=x)["z"]
+        p = self.decoder(noise, z=z)["x"], z
+        logit_q, logit_p = self.logit(torch.cat([q[0], p[0]]), torch.cat([q[1], p[1]]), noise).chunk(2)
+        l_d, penalty = discriminator_loss(logit_q, logit_p), self.penalty(q, p, noise)
+        l_q, l_p = inference_loss(logit_q), synthesis_loss(logit_p)
+        self.d_adam.zero_grad()
+        self.g_adam.zero_grad()
+        (l_d + penalty).backward(inputs=self.d_parameters, retain_graph=True)
+        (l_q + l_p).backward(inputs=self.g_parameters)
+        self.d_adam.step()
+        self.g_adam.step()
+        named = {"d": l_d, "penalty": penalty, "q": l_q, "p": l_p, "logit_q": logit_q.mean(), "logit_p": logit_p.mean()}
+        return {name: value.detach() for name, value in named.items()}
+
+    def finish(self, data: Data) -> None:
+        """k-means on the embeddings of all training examples."""
+        features = torch.cat([self.embed(x) for x in data.batches()])
+        c = self.config
+        self.centres.copy_(fit_centres(features, c.components, c.n_init, data.noise.seed()))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The centre nearest to the embedding, int64 [B]."""
+        return nearest(self.embed(x), self.centres)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """μ_z(x), [B, d]."""
+        return self.encoder(None, x=x)["zμ"].flatten(1)
+
+    def sample(self, y: Tensor, noise: Noise) -> Tensor:
+        """As many images as y has entries, [B, C, H, W]; ALI has no y, so its values do not matter."""
+        return self.decoder(None, z=noise.normal(len(y), self.dimensions))["x"]
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Gx(μ_z(x)), shaped like x."""
+        return self.decoder(None, z=self.embed(x))["x"]

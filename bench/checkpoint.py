@@ -1,0 +1,74 @@
+"""Checkpoints: from one of these an interrupted trial goes on exactly, bit for bit on a CPU.
+
+One file holds the sha256 of its payload, then the payload, so that a flipped bit or a cut end is noticed; the one before
+it is kept. Payloads are loaded with `weights_only`, so a checkpoint cannot run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.files import write_atomic
+
+State = dict[str, Any]
+
+
+def save(path: Path, state: State) -> None:
+    """Writes `state` (tensors, numbers, text, lists and dicts of them) atomically; OSError leaves the last one intact.
+
+    Raises TypeError for a state that could not be loaded again.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    payload = buffer.getvalue()
+    try:
+        torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise TypeError(f"a checkpoint may hold plain tensors and numbers only: {error}") from error
+    content = hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+    if path.exists():
+        path.replace(_previous(path))
+    write_atomic(path, content)
+
+
+def load(path: Path, digest: str) -> tuple[State | None, list[str]]:
+    """The latest sound state of the trial `digest`, or None; and what had to be passed over, one line each."""
+    remarks: list[str] = []
+    for candidate in (path, _previous(path)):
+        if not candidate.exists():
+            continue
+        state = _read(candidate)
+        if state is not None and state.get("digest") == digest:
+            return state, remarks
+        problem = "damaged" if state is None else "of another configuration"
+        remarks.append(f"checkpoint {candidate.name} is {problem}, moved aside")
+        candidate.replace(candidate.with_name(candidate.name + ".bad"))
+    return None, remarks
+
+
+def remove(path: Path) -> None:
+    """Deletes the checkpoints of a finished trial."""
+    for candidate in (path, _previous(path)):
+        candidate.unlink(missing_ok=True)
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(path.name + ".previous")
+
+
+def _read(path: Path) -> State | None:
+    """The state in a file, on the CPU, or None if a single bit of it is not as written."""
+    head, _, payload = path.read_bytes().partition(b"\n")
+    if hashlib.sha256(payload).hexdigest().encode() != head:
+        return None
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError):
+        return None
+    return state if isinstance(state, dict) else None

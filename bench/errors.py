@@ -1,0 +1,5 @@
+"""The one exception that a user's mistake becomes."""
+
+
+class UserError(Exception):
+    """Bad input: one line that says what is wrong, where, and how to mend it. A main program prints it and exits 2."""

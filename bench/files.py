@@ -1,0 +1,27 @@
+"""Files that are either whole or not there: written beside their name, then moved onto it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replaces `path` by `content` in one go; a crash, a full disk or a reader never meets half a file.
+
+    Raises OSError with the old file intact and nothing left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex}.part")  # unique: a stale one of a dead run is no obstacle
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise

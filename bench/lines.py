@@ -1,0 +1,170 @@
+"""Stored records to the lines of a table: what each cell holds, what must be said about it, and the verdict."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.record import read
+from bench.statistics import TESTED, Cell, Record, Verdict, cell, lookup, summarise, verdict
+from bench.plan import trials
+from bench.suite import Published, Row, Suite
+
+ABSENT = "–"
+HIGHER_IS_BETTER = ("nmi", "ari", "live")
+CLUSTERS = ("components", "clusters", "n_clusters", "categories", "k")  # what methods call K in their Config
+SCORES = {  # of the second table: metric, heading, digits
+    "clustering": (
+        ("test.majority", "majority %", 2),
+        ("test.hungarian", "one-to-one %", 2),
+        ("test.validation_mapping", "validation-mapped %", 2),
+        ("test.nmi", "NMI", 3),
+        ("test.ari", "ARI", 3),
+        ("test.live", "live clusters", 1),
+    ),
+    "classification": (("test.error", "error %", 2),),
+}
+
+
+def stored(root: Path, suite: Suite, budget: str, any_seed: bool) -> tuple[list[Record], list[str]]:
+    """The records of `suite` below `root` that are trials as planned today, and remarks on those that are not."""
+    records, remarks = [], []
+    for path in sorted((root / suite.suite / budget).glob("*/seed*.json")):
+        try:
+            records.append(read(path))
+        except UserError as error:
+            print(f"warning: {error}", file=sys.stderr)
+            remarks.append(f"Left out, unreadable: {path.relative_to(root).as_posix()}.")
+    seeds = sorted({record["trial"]["seed"] for record in records}) if any_seed else None
+    digests = {trial.digest for trial in trials(suite, budget, seeds=seeds)} if records else set()
+    kept = [record for record in records if record["digest"] in digests]
+    stale = len(records) - len(kept)
+    kind = "configuration" if any_seed else "configuration or seed"
+    remarks += [f"Left out: {stale} stored under {budget}, of another {kind} than planned now."] if stale else []
+    return kept, remarks
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table with all that is known about it.
+
+    Attributes:
+        metric: what its numbers are; the suite's, unless the published number is of another.
+        records, budgets, cells: by run, "reference" and "yours".
+        verdict, source: the verdict, and the run that it is about.
+        notes: remarks by column: "model", "published", "reference", "yours".
+    """
+
+    row: Row
+    clusters: str
+    metric: str
+    records: dict[str, list[Record]]
+    budgets: dict[str, str]
+    cells: dict[str, Cell]
+    verdict: Verdict
+    source: str
+    notes: dict[str, list[str]]
+
+
+def line(suite: Suite, budget: str, row: Row, reference: Sequence[Record], yours: Sequence[Record]) -> Line:
+    """Looks up one row: the reference of the same budget, else of another one; the verdict on yours, else on that."""
+    budgets = {"reference": _nearest(suite, budget, _of(row, reference)), "yours": budget}
+    records = {
+        run: [record for record in _of(row, pool) if record["trial"]["budget"] == budgets[run]]
+        for run, pool in (("reference", reference), ("yours", yours))
+    }
+    metric = (row.published and row.published.metric) or suite.metric
+    cells = {run: cell(found, metric, max(len(suite.seeds), len(found))) for run, found in records.items()}
+    source = "reference" if records["reference"] and not records["yours"] else "yours"
+    judged = _judge(suite, suite.budgets[budgets[source]].comparable, row.published, cells[source], metric)
+    notes = {
+        "model": _departures(row, [*records["yours"], *records["reference"]]) + _metric_note(suite, metric),
+        "published": _origin(row.published),
+        **{run: list(found.notes) for run, found in cells.items()},
+    }
+    return Line(row, _clusters(row, records[source]), metric, records, budgets, cells, judged, source, notes)
+
+
+def _departures(row: Row, records: Sequence[Record]) -> list[str]:
+    """The differences from the paper that the suite names, and those that the trials themselves report."""
+    reported = (text for record in records for text in record.get("departures") or [])
+    return list(dict.fromkeys([*row.departures, *reported]))
+
+
+def _metric_note(suite: Suite, metric: str) -> list[str]:
+    return [] if metric == suite.metric else [f"This row is compared by {metric}."]
+
+
+def _of(row: Row, records: Sequence[Record]) -> list[Record]:
+    found = [record for record in records if record["trial"]["row"] == row.row]
+    return sorted(found, key=lambda record: (record["trial"]["budget"], record["trial"]["seed"]))
+
+
+def _nearest(suite: Suite, budget: str, records: Sequence[Record]) -> str:
+    """The budget whose records to show: `budget` itself if it has any, then a comparable one, then by name."""
+    found = {record["trial"]["budget"] for record in records} & set(suite.budgets)
+    return min(found, key=lambda name: (name != budget, not suite.budgets[name].comparable, name), default=budget)
+
+
+def _origin(published: Published | None) -> list[str]:
+    told = ": ".join(text for text in (published.source, published.how) if text) if published else ""
+    return [f"Published: {told}."] if told else []
+
+
+def _clusters(row: Row, records: Sequence[Record]) -> str:
+    """K, as the trials resolved it, else as the suite gives it."""
+    config = {**row.config, **(records[0]["trial"]["config"] if records else {})}
+    return next((str(config[key]) for key in CLUSTERS if config.get(key) is not None), ABSENT)
+
+
+def _judge(suite: Suite, comparable: bool, published: Published | None, found: Cell, metric: str) -> Verdict:
+    """The verdict on one cell; a tested word also says when it rests on fewer trials than planned."""
+    if found.summary is None:
+        return Verdict("no result" if found.failures else ABSENT)
+    if published is None:
+        return Verdict(ABSENT if comparable else "quick run")
+    lower = metric.rpartition(".")[2] not in HIGHER_IS_BETTER
+    numbers = (published.mean, published.std, published.n, suite.margin)
+    judged = verdict(found.summary, *numbers, lower_is_better=lower, comparable=comparable)
+    if judged.word in TESTED and found.summary.n < found.planned:
+        return Verdict(f"{judged.word} ({found.summary.n} of {found.planned} trials)", judged.detail)
+    return judged
+
+
+def printed(published: Published | None) -> str:
+    """A published number with the decimals that it was given with, such as "4.10 ± 1.13 (10)"."""
+    if published is None:
+        return ABSENT
+    numbers = [value for value in (published.mean, published.std) if value is not None]
+    digits = max(len(str(float(value)).partition(".")[2]) for value in numbers)
+    text = " ± ".join(f"{value:.{digits}f}" for value in numbers)
+    return text + (f" ({published.n})" if published.n else "")
+
+
+def label(suite: Suite, budget: str) -> str:
+    """What a table says about a budget; empty for a comparable one without a label."""
+    found = suite.budgets[budget]
+    return found.label or ("" if found.comparable else f"{budget}, not comparable")
+
+
+def scores(suite: Suite, found: Line) -> dict[str, str]:
+    done = [record for record in found.records[found.source] if record["status"] == "done"]
+    budget = found.budgets[found.source]
+    return {
+        "run": found.source + ("" if suite.budgets[budget].comparable else f" ({budget})"),
+        "n": str(len(done)),
+        **{title: _mean(done, "last", metric, digits) for metric, title, digits in SCORES[suite.task]},
+        "at selected step": _mean(done, "selected", found.metric, 2),
+        "selected step": _mean(done, "selected", "step", 0),
+        "best on test (not comparable)": _mean(done, "best_on_test", found.metric, 2),
+    }
+
+
+def _mean(records: Sequence[Record], at: str, metric: str, digits: int) -> str:
+    """Mean ± std over all records; absent unless every one has the score."""
+    values = [lookup(record, at, metric) for record in records]
+    known = [value for value in values if value is not None]
+    return summarise(known).text(digits) if known and len(known) == len(values) else ABSENT

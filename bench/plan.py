@@ -1,0 +1,139 @@
+"""Planning: a suite and a budget -> trials, with each method found, its config checked and all defaults filled in."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass, replace
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UserError
+from bench.seeds import distinct
+from bench.suite import Override, Row, Suite, Trial
+from bench.yaml_strict import build, unknown
+
+if TYPE_CHECKING:
+    from models.method import Method
+
+_METHOD = re.compile(r"((?:models|baselines)(?:\.\w+)+):(\w+)")
+
+
+def trials(
+    suite: Suite, budget: str, only: Sequence[str] | None = None, seeds: Iterable[int] | None = None
+) -> list[Trial]:
+    """The trials of `suite` under `budget`, rows by seeds, in the order of the file.
+
+    `only` keeps these rows, `seeds` replaces the suite's. UserError: unknown budget, row, data, method or key of a
+    config, or numbers that do not fit the data.
+    """
+    known = [row.row for row in suite.rows]
+    for name in only or ():
+        if name not in known:
+            raise unknown("row", name, known, f"suite {suite.suite}")
+    if budget not in suite.budgets:
+        raise unknown("budget", budget, suite.budgets, f"suite {suite.suite}")
+    chosen = distinct(suite.seeds if seeds is None else seeds, "seeds")
+    plans = [_plan(suite, row, budget) for row in suite.rows if not only or row.row in only]
+    return [replace(plan, seed=seed) for plan in plans for seed in chosen]
+
+
+def _plan(suite: Suite, row: Row, budget: str) -> Trial:
+    """The row's trial with seed 0, everything resolved."""
+    where = f"{row.source.where('method')}: row {row.row}"
+    examples = _examples(suite)
+    batch = row.batch or suite.batch
+    if batch > examples:
+        raise UserError(f"{where}: a batch of {batch} is more than the {examples} training examples")
+    length = row.budgets.get(budget, Override()).apply(suite.budgets[budget])
+    return Trial(
+        suite=suite.suite,
+        row=row.row,
+        budget=budget,
+        seed=0,
+        method=row.method,
+        config=_resolve(method_class(row.method, where), row.config, where),
+        data=suite.data,
+        validation=suite.validation,
+        labels=suite.labels,
+        task=suite.task,
+        batch=batch,
+        steps=length.steps or (length.epochs or 0) * examples // batch,
+        validate=length.validate or examples // batch,
+    )
+
+
+def _examples(suite: Suite) -> int:
+    """Training examples left after validation."""
+    from bench.data import SOURCES  # here, because it imports torch
+
+    if suite.data not in SOURCES:
+        raise unknown("data", suite.data, SOURCES, f"{suite.source.where('data')}: data")
+    total = SOURCES[suite.data].n_train
+    left = total - suite.validation
+    for key, need in (("validation", 1), ("labels", suite.labels)):
+        if left < need:
+            spot = f"{suite.source.where(key)}: {key}"
+            raise UserError(
+                f"{spot}: too many; {suite.data} has {total} training examples, {suite.validation} held out"
+            )
+    return left
+
+
+def method_class(path: str, where: str = "method") -> type[Method]:
+    """The class at an import path such as "models.amm:AMM"; UserError at `where` if there is none below the two roots."""
+    from models.method import Method  # here, because it imports torch
+
+    match = _METHOD.fullmatch(path)
+    if not match:
+        raise UserError(f"{where}: method {path!r} must look like models.file:Class or baselines.file:Class")
+    found = vars(_module(match[1], where))
+    methods = {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, type) and issubclass(value, Method) and is_dataclass(getattr(value, "Config", None))
+    }
+    if match[2] in found and match[2] not in methods:
+        raise UserError(f"{where}: {path} is not a Method with a Config dataclass")
+    if match[2] not in methods:
+        raise unknown(f"class in {match[1]}", match[2], methods, where)
+    return methods[match[2]]
+
+
+def _module(name: str, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+    if not f"{name}.".startswith(f"{missing}."):
+        raise UserError(f"{where}: {name} needs the module {missing!r}, which is not installed")
+    root = importlib.import_module(name.partition(".")[0])
+    raise unknown(
+        "module", name, [f"{root.__name__}.{item.name}" for item in pkgutil.iter_modules(root.__path__)], where
+    )
+
+
+def _resolve(cls: type[Method], config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`config` with the defaults of `cls.Config`, as plain JSON values.
+
+    It is built twice so that a default written as 1 and a value given as 1.0 make the same trial.
+    """
+    once = _plain(build(cls.Config, config, where), where)
+    return _plain(build(cls.Config, once, where), where)
+
+
+def _plain(config: Any, where: str) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(config), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: a default of the method's Config is not plain JSON: {error}") from None
+    return plain
+
+
+def build_config(trial: Trial) -> Any:
+    """The `Config` instance of the trial's method; UserError if the method no longer has such a key."""
+    where = f"{trial.suite}/{trial.row}"
+    return build(method_class(trial.method, where).Config, trial.config, where)

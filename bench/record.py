@@ -1,0 +1,106 @@
+"""Records: one JSON file per trial, the only truth about what was run. A `done` record of equal digest means done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.files import write_atomic
+from bench.suite import Trial
+
+RECORD_SCHEMA = 1
+FINAL = ("done", "diverged")  # results; anything else is tried again by the next run
+STATUSES = (*FINAL, "failed", "interrupted", "killed")
+KEYS = {"schema", "digest", "trial", "status", "reason", "result", "data", "run", "departures"}
+
+
+def record_path(root: Path, trial: Trial) -> Path:
+    """Where the record of a trial lies: <root>/<suite>/<budget>/<row>/seed00.json."""
+    return root / trial.suite / trial.budget / trial.row / f"seed{trial.seed:02d}.json"
+
+
+def new_record(
+    trial: Trial,
+    status: str,
+    reason: str | None = None,
+    result: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A record of `trial`; `status` is one of STATUSES."""
+    return {
+        "schema": RECORD_SCHEMA,
+        "digest": trial.digest,
+        "trial": trial.to_json(),
+        "status": status,
+        "reason": reason,
+        "result": result,
+        "data": dict(data or {}),
+        "run": dict(run or {}),
+        "departures": [],
+    }
+
+
+def write(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a record atomically. A record of another trial under the same name is kept beside it, never lost."""
+    if path.exists():
+        try:
+            old = read(path)["digest"]
+        except UserError:
+            old = "unreadable"
+        if old != record["digest"]:
+            path.replace(path.with_name(f"{path.stem}.{old[:8]}.stale"))
+    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+    write_atomic(path, text.encode() + b"\n")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record in a file; UserError if it is not a whole record of this schema, with the file named."""
+    try:
+        record = json.loads(path.read_bytes(), parse_constant=_refuse)
+        problem = _problem(record)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        problem = f"is not JSON: {error}"
+    if problem:
+        raise UserError(f"{path}: {problem}; move it away and run the trial again")
+    checked: dict[str, Any] = record
+    return checked
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _problem(record: Any) -> str:
+    """What is wrong with a parsed record, or nothing."""
+    if not isinstance(record, dict) or KEYS - set(record):
+        return "is not a whole record"
+    if record["schema"] != RECORD_SCHEMA:
+        return f"has schema {record['schema']!r}, expected {RECORD_SCHEMA}"
+    if record["status"] not in STATUSES:
+        return f"has the unknown status {record['status']!r}"
+    if not all(isinstance(record[key], dict) for key in ("trial", "data", "run")):
+        return "is not a whole record"
+    if not isinstance(record["result"], dict) and record["status"] == "done":
+        return "is done and has no result"
+    try:
+        digest = Trial.from_json(record["trial"]).digest
+    except UserError as error:
+        return f"holds no valid trial ({error})"
+    return "" if digest == record["digest"] else "holds a trial that does not match its digest"
+
+
+def stored_status(path: Path, trial: Trial) -> str:
+    """Status of the stored record of exactly this trial; "pending" if there is none, "unreadable" if it is damaged."""
+    if not path.exists():
+        return "pending"
+    try:
+        record = read(path)
+    except UserError:
+        return "unreadable"
+    return str(record["status"]) if record["digest"] == trial.digest else "pending"

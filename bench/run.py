@@ -1,0 +1,189 @@
+"""The command: python -m bench.run --suite NAME, or list, or status.
+
+Runs every trial of a suite that has no final record yet. Running the same command again is how to resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.seeds import parse_seeds
+from bench.suite import Suite, Trial, load_suite, names
+from bench.yaml_strict import unknown
+
+UNFINISHED, FAILED = 3, 1  # exit codes beside 0 and 2
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__.partition("\n")[0] if __doc__ else "")
+    found.add_argument("command", nargs="?", default="run", choices=("run", "list", "status"))
+    found.add_argument("--suite", help="name of a suite (see list), or path of its YAML file")
+    found.add_argument("--only", action="append", metavar="ROW", help="run this row only; may be given several times")
+    found.add_argument("--seeds", help="seeds such as 0-9 or 0,3,7 (default: the suite's)")
+    found.add_argument("--budget", default="paper", help="how long to train: a budget of the suite (default: %(default)s)")
+    found.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    found.add_argument("--data-root", type=Path, help="folder of datasets (default: AMM_DATA_ROOT, else data)")
+    found.add_argument("--out", type=Path, default=Path("results/runs"), help="root of the records (default: %(default)s)")
+    found.add_argument("--time-budget", help="stop, resumable, after this long: 90s, 9m, 2h")
+    found.add_argument("--workers", type=int, help="trials at once (default: one for each GPU, or CPU core up to 2)")
+    found.add_argument("--threads", type=int, help="CPU threads of each trial (default: cores / workers)")
+    found.add_argument("--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds (default: %(default)s)")
+    found.add_argument("--dry-run", action="store_true", help="print what would run and stop")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 all trials have a result, 1 some failed, 2 bad input, 3 not finished, 128 + n stopped by signal n."""
+    options = parser().parse_args(argv)
+    try:
+        if options.command == "list":
+            return show_suites()
+        if not options.suite:
+            raise UserError(f"--suite is missing; choices: {', '.join(names())}")
+        suite = load_suite(options.suite)
+        trials = chosen(suite, options)
+        if options.command == "status":
+            return show_status(trials, options.out)
+        return execute(trials, options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def show_suites() -> int:
+    """One line per shipped suite."""
+    for name in names():
+        suite = load_suite(name)
+        print(f"{name:<14} {suite.title} ({len(suite.rows)} rows, {len(suite.seeds)} seeds; {', '.join(suite.budgets)})")
+    return 0
+
+
+def chosen(suite: Suite, options: argparse.Namespace) -> list[Trial]:
+    """The trials that the options select."""
+    from bench.plan import trials  # imports the methods, hence torch
+
+    seeds = parse_seeds(options.seeds, "--seeds") if options.seeds is not None else None
+    return trials(suite, options.budget, options.only, seeds)
+
+
+def show_status(trials: Sequence[Trial], out: Path) -> int:
+    """How many trials of each row are in which state."""
+    from bench.record import record_path, stored_status
+
+    rows: dict[str, Counter[str]] = {}
+    for trial in trials:
+        rows.setdefault(trial.row, Counter())[stored_status(record_path(out, trial), trial)] += 1
+    for row, counts in rows.items():
+        print(f"{row:<20} " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
+    return 0
+
+
+def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
+    """Runs what has no result yet."""
+    from bench.record import FINAL, record_path, stored_status
+
+    todo = [trial for trial in trials if stored_status(record_path(options.out, trial), trial) not in FINAL]
+    if options.dry_run:
+        return describe(trials, todo)
+    if not todo:
+        print(f"all {len(trials)} trials have a result below {options.out}", file=sys.stderr)
+        return 0
+    from bench.dispatch import Dispatcher, Plan
+    from bench.progress import Board
+
+    devices = device_slots(options.device, options.workers)
+    plan = Plan(
+        devices=devices,
+        threads=_positive("--threads", options.threads) or max(1, _cores() // len(devices)),
+        out=_writable(options.out),
+        data_root=options.data_root,
+        checkpoint_every=options.checkpoint_every,
+        seconds=parse_duration(options.time_budget) if options.time_budget else None,
+    )
+    fetch(todo[0], options.data_root)
+    dispatcher = Dispatcher(plan, Board())
+    return report(dispatcher.run(todo), len(trials) - len(todo), dispatcher.signal)
+
+
+def describe(trials: Sequence[Trial], todo: Sequence[Trial]) -> int:
+    """What would run."""
+    for trial in todo:
+        print(f"{trial.suite}/{trial.budget}/{trial.row} seed {trial.seed}: {trial.method}, {trial.steps} steps of {trial.batch}")
+    print(f"{len(todo)} of {len(trials)} trials to run")
+    return 0
+
+
+def fetch(trial: Trial, root: Path | None) -> None:
+    """Loads the data once before any trial does, so that a download or a damaged file is met here and met once."""
+    from bench.data import load
+    from models.noise import Noise
+
+    load(trial.data, split_seed=0, validation=trial.validation, noise=Noise.seeded(0), root=root, labels=trial.labels)
+
+
+def report(outcomes: Counter[str], before: int, signal: int) -> int:
+    """One line in the end, and the exit code."""
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(outcomes.items()))
+    print(f"{counts or 'nothing to run'}; {before} had a result before", file=sys.stderr)
+    if signal:
+        return 128 + signal
+    if outcomes["failed"] or outcomes["killed"]:
+        return FAILED
+    return UNFINISHED if outcomes["interrupted"] or outcomes["pending"] or outcomes["busy"] else 0
+
+
+def device_slots(name: str, workers: int | None) -> tuple[str, ...]:
+    """The device of each worker; UserError for a device that is not there."""
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # ask the driver; the parent must hold no CUDA context
+    import torch
+
+    count = torch.cuda.device_count()
+    known = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    if name not in known:
+        raise unknown("device", name, known, "--device")
+    if name == "auto":
+        name = "cuda" if count else "cpu"
+    pool = [f"cuda:{index}" for index in range(count)] if name == "cuda" else [name]
+    n = _positive("--workers", workers) or (min(2, _cores()) if name == "cpu" else len(pool))
+    return tuple(pool[index % len(pool)] for index in range(n))
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from 90s, 9m or 2h."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in SECONDS or not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+        raise UserError(f"--time-budget: expected a time like 90s, 9m or 2h, got {text!r}")
+    return float(number) * SECONDS[unit]
+
+
+def _positive(name: str, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise UserError(f"{name}: expected a number of at least 1, got {value}")
+    return value
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _writable(out: Path) -> Path:
+    """`out`, made if need be; UserError if nothing can be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            return out
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot write there ({error.strerror}); choose another folder") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""What a few trials say: mean, deviation, confidence interval, and the verdict against a published number.
+
+Deviations have ddof = 1, intervals are Student's t at 95 %. A published number is known only by its mean, deviation and
+number of trials, so both tests work on those: Welch's t-test asks whether two means differ, two one-sided Welch tests
+(TOST, Schuirmann 1987) whether they lie within a margin of each other that was fixed before the run.
+
+A trial without a result stays in sight as k/n: never averaged, never zero, never dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import UserError
+
+Record = dict[str, Any]
+LEVEL = 0.05  # of both tests; the interval is 1 - LEVEL
+ENOUGH = 3  # trials below which no verdict is given
+TESTED = ("reproduced", "better", "not reproduced", "inconclusive")  # the words that rest on a test
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A sample by its moments: n values, their mean, std (ddof = 1) and 95 % interval of the mean; None for n = 1."""
+
+    n: int
+    mean: float
+    std: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+    def text(self, digits: int = 2) -> str:
+        return f"{self.mean:.{digits}f}" + ("" if self.std is None else f" ± {self.std:.{digits}f}")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The trials of one row in one run: the summary of those with a result, the others counted by status, remarks."""
+
+    summary: Summary | None
+    planned: int
+    failures: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def missing(self) -> str:
+        """Trials that ran without a result, such as "2/10 diverged"."""
+        return ", ".join(f"{count}/{self.planned} {status}" for status, count in self.failures)
+
+    def text(self) -> str:
+        """Such as "3.32 ± 0.39 (8 of 10), 2/10 diverged"; empty without any trial."""
+        if not self.summary:
+            return self.missing()
+        n = f"{self.summary.n}" if self.summary.n >= self.planned else f"{self.summary.n} of {self.planned}"
+        return f"{self.summary.text()} ({n})" + (f", {self.missing()}" if self.failures else "")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A word for the table, and the numbers behind it."""
+
+    word: str
+    detail: str = ""
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """The summary of finite values; raises ValueError for none, or for one that is not finite."""
+    n = len(values)
+    if not n or not all(math.isfinite(value) for value in values):
+        raise ValueError(f"expected finite values, at least one, got {list(values)}")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Summary(n, mean)
+    if min(values) == max(values):  # the rounded mean may differ from equal values, which must not become a deviation
+        return Summary(n, values[0], 0.0, values[0], values[0])
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = _t_quantile(1 - LEVEL / 2, n - 1) * std / math.sqrt(n)
+    return Summary(n, mean, std, mean - half, mean + half)
+
+
+def _t_quantile(probability: float, freedom: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(probability, freedom))
+
+
+def _check(std1: float, n1: int, std2: float, n2: int) -> None:
+    if min(n1, n2) < 2 or not min(std1, std2) >= 0:
+        raise ValueError(f"a test needs n >= 2 and std >= 0 on both sides, got n {n1}, {n2} and std {std1}, {std2}")
+
+
+def welch(
+    mean1: float, std1: float, n1: int, mean2: float, std2: float, n2: int, alternative: str = "two-sided"
+) -> float:
+    """p-value of Welch's t-test of equal means; `alternative` says how mean1 relates to mean2: "less", "greater".
+
+    Without any deviation the means are known exactly, and p is 0 or 1.
+    """
+    from scipy.stats import ttest_ind_from_stats
+
+    _check(std1, n1, std2, n2)
+    if std1 == std2 == 0:
+        holds = {"two-sided": mean1 != mean2, "less": mean1 < mean2, "greater": mean1 > mean2}
+        return 0.0 if holds[alternative] else 1.0
+    test = ttest_ind_from_stats(mean1, std1, n1, mean2, std2, n2, equal_var=False, alternative=alternative)
+    return float(test.pvalue)
+
+
+def tost(mean1: float, std1: float, n1: int, mean2: float, std2: float, n2: int, margin: float) -> float:
+    """p-value of "the means differ by `margin` or more"; small means equivalent. Raises ValueError for margin <= 0."""
+    if not margin > 0:
+        raise ValueError(f"expected a margin > 0, got {margin}")
+    above = welch(mean1, std1, n1, mean2 - margin, std2, n2, "greater")
+    below = welch(mean1, std1, n1, mean2 + margin, std2, n2, "less")
+    return max(above, below)
+
+
+def verdict(
+    ours: Summary,
+    mean: float,
+    std: float | None,
+    n: int | None,
+    margin: float,
+    lower_is_better: bool = True,
+    comparable: bool = True,
+) -> Verdict:
+    """Our trials against a published mean, std and n (None where not published).
+
+    In this order: a run that is not comparable, or has fewer than three trials, gets no verdict; a published number
+    without std or n gets the difference and our interval; within `margin` (TOST p < 0.05) is *reproduced*; else
+    a significant Welch difference is *better* or *not reproduced*; the rest is *inconclusive*.
+    """
+    difference = f"{ours.mean - mean:+.2f}"
+    if not comparable:
+        return Verdict("quick run, not a reproduction")
+    if ours.n < ENOUGH or ours.std is None:
+        return Verdict(f"too few trials ({ours.n})", difference)
+    if std is None or n is None or n < 2:
+        missing = "std" if std is None else "n"
+        return Verdict(f"no test (no published {missing})", f"{difference}, {_interval(ours, mean)}")
+    equivalent = tost(ours.mean, ours.std, ours.n, mean, std, n, margin)
+    different = welch(ours.mean, ours.std, ours.n, mean, std, n)
+    detail = f"{difference}, TOST p {_p(equivalent)}, Welch p {_p(different)}"
+    if equivalent < LEVEL:
+        return Verdict("reproduced", detail)
+    if different >= LEVEL:
+        return Verdict("inconclusive", detail)
+    return Verdict("better" if (ours.mean < mean) == lower_is_better else "not reproduced", detail)
+
+
+def _interval(ours: Summary, mean: float) -> str:
+    """The 95 % interval of our mean's difference to a number taken as exact."""
+    if ours.ci_low is None or ours.ci_high is None:
+        return "no interval"
+    return f"95 % CI {ours.ci_low - mean:+.2f} to {ours.ci_high - mean:+.2f}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def lookup(record: Record, at: str, metric: str) -> float | None:
+    """The score `metric`, such as "test.majority", at a record's step `at` (last, selected, best_on_test), if any."""
+    node: Any = record["result"].get(at)
+    for key in metric.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    return float(node) if isinstance(node, int | float) else None
+
+
+def cell(records: Sequence[Record], metric: str, planned: int) -> Cell:
+    """One cell from the records of one row, budget and configuration, where `planned` trials were meant to be.
+
+    Only `done` trials are averaged, at their last step. Raises UserError when a score is missing, when two records
+    are of one seed, or when two seeds ended with equal weights: then one of them was not trained as it says.
+    """
+    ordered = sorted(records, key=_seed)
+    done = [record for record in ordered if record["status"] == "done"]
+    _refuse_equals("seed", ((record, _seed(record)) for record in ordered))
+    _refuse_equals("final weights", ((record, record["result"].get("weights_sha256")) for record in done))
+    values = [_score(record, metric) for record in done]
+    failures = Counter(record["status"] for record in ordered if record["status"] != "done")
+    notes = (*_mixtures(ordered), *_reasons(ordered))
+    return Cell(summarise(values) if values else None, planned, tuple(sorted(failures.items())), notes)
+
+
+def _seed(record: Record) -> int:
+    return int(record["trial"]["seed"])
+
+
+def _place(record: Record) -> str:
+    trial = record["trial"]
+    return f"suite {trial['suite']}, budget {trial['budget']}, row {trial['row']}, seed {trial['seed']}"
+
+
+def _score(record: Record, metric: str) -> float:
+    value = lookup(record, "last", metric)
+    if value is None or not math.isfinite(value):
+        raise UserError(f"{_place(record)}: the record has no {metric}; name a metric in the suite file that it has")
+    return value
+
+
+def _refuse_equals(what: str, pairs: Iterable[tuple[Record, Any]]) -> None:
+    """UserError when two records have an equal value; None, as of a method without weights, equals nothing."""
+    seen: dict[Any, Record] = {}
+    for record, value in pairs:
+        if value is not None and value in seen:
+            other = _seed(seen[value])
+            raise UserError(
+                f"{_place(record)}: equal {what} as the record of seed {other}; delete the wrong one, rerun"
+            )
+        seen[value] = record
+
+
+def _mixtures(records: Sequence[Record]) -> list[str]:
+    """What differs between the trials of one cell though it should not, and code that no revision names."""
+    gits = [(record, record["run"].get("git") or {}) for record in records]
+    dirty = ", ".join(str(_seed(record)) for record, git in gits if git.get("dirty"))
+    notes = [f"Run from a working tree with uncommitted changes: seeds {dirty}."] if dirty else []
+    digests = [record["data"]["digest"] for record in records]
+    for what, values in (("git revisions", [git.get("sha") for _, git in gits]), ("versions of the data", digests)):
+        different = sorted({str(value)[:12] for value in values})
+        notes += [f"Mixes {what}: {', '.join(different)}."] if len(different) > 1 else []
+    return notes
+
+
+def _reasons(records: Sequence[Record]) -> list[str]:
+    """Why trials have no result, as one remark."""
+    told = [
+        f"seed {_seed(record)} {record['status']} ({record.get('reason') or 'no reason recorded'})"
+        for record in records
+        if record["status"] != "done"
+    ]
+    return [f"Not in the mean: {'; '.join(told)}."] if told else []

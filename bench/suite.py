@@ -1,0 +1,240 @@
+"""Suites: a YAML file -> rows, budgets and seeds -> trials, the values that the bench runs.
+
+Reading a suite imports neither torch nor a method, so that listing suites is instant; `bench.plan` imports them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.errors import UserError
+from bench.seeds import derive, parse_seeds
+from bench.yaml_strict import Section, build, load, unknown
+
+__all__ = ["PROTOCOL", "Budget", "Override", "Published", "Row", "Suite", "Trial"]
+__all__ += ["load_suite", "names", "parse_seeds"]
+
+PROTOCOL = 1  # raised when the bench itself changes what a trial means: split, order of batches, scoring
+SUITES = Path(__file__).parent / "suites"
+
+Task = Literal["clustering", "classification"]
+_NAME = re.compile(r"[a-z0-9_]+")
+_METRIC = re.compile(r"(test|validation)\.[a-z0-9_]+")
+
+
+def _require_name(key: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{key} {name!r} names a file; use a-z, 0-9 and _ only")
+
+
+def _require_least(item: Any, **least: int) -> None:
+    for key, low in least.items():
+        value = getattr(item, key)
+        if value is not None and value < low:
+            raise ValueError(f"{key} must be at least {low}, got {value}")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number as the paper prints it, in percent: mean, std and n of its trials, where it stands, how it was taken."""
+
+    mean: float
+    std: float | None = None
+    n: int | None = None
+    metric: str | None = None
+    source: str = ""
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a trial trains: `steps` or `epochs`, never both; `validate` is the steps between two validations.
+
+    Without `validate` the bench validates once an epoch. `label` is printed in tables, and only a `comparable` budget
+    may be compared with published numbers.
+    """
+
+    name: str
+    steps: int | None = None
+    epochs: int | None = None
+    validate: int | None = None
+    label: str = ""
+    comparable: bool = False
+    source: Section = field(default_factory=Section, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _require_name("name", self.name)
+        _require_least(self, steps=1, epochs=1, validate=1)
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"budget {self.name} needs exactly one of steps and epochs")
+        if not (self.label or self.comparable):
+            raise ValueError(f"budget {self.name} is not comparable, so it needs a label that says so in tables")
+
+
+@dataclass(frozen=True)
+class Override:
+    """What one row changes in a budget; `steps` takes the place of the budget's `epochs`, and the other way round."""
+
+    steps: int | None = None
+    epochs: int | None = None
+    validate: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_least(self, steps=1, epochs=1, validate=1)
+        if self.steps and self.epochs:
+            raise ValueError("steps and epochs exclude each other; keep one")
+
+    def apply(self, budget: Budget) -> Budget:
+        validate = self.validate or budget.validate
+        if not (self.steps or self.epochs):
+            return replace(budget, validate=validate)
+        return replace(budget, steps=self.steps, epochs=self.epochs, validate=validate)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a method, its configuration, and the published number beside it.
+
+    Attributes:
+        row: file-safe name, unique in the suite; `label` is the name in the table.
+        method: import path such as "models.amm:AMM".
+        config: keys of the method's `Config` that differ from its defaults.
+        budgets: changes to the suite's budgets, by budget name.
+        departures: footnotes, each a difference from the paper.
+    """
+
+    row: str
+    label: str
+    method: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    batch: int | None = None
+    budgets: Mapping[str, Override] = field(default_factory=dict)
+    published: Published | None = None
+    departures: tuple[str, ...] = ()
+    source: Section = field(default_factory=Section, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _require_name("row", self.row)
+        _require_least(self, batch=1)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One table: dataset, task, scoring, rows, budgets, seeds. `margin` (percentage points) is fixed before any run."""
+
+    suite: str
+    title: str
+    artefact: str
+    data: str
+    task: Task
+    metric: str
+    validation: int
+    seeds: tuple[int, ...]
+    margin: float
+    batch: int
+    budgets: Mapping[str, Budget]
+    rows: tuple[Row, ...]
+    labels: int = 0
+    notes: tuple[str, ...] = ()
+    source: Section = field(default_factory=Section, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _require_name("suite", self.suite)
+        _require_least(self, validation=0, batch=1, labels=0)
+        if self.margin <= 0:
+            raise ValueError(f"margin must be above 0, got {self.margin}")
+        if not _METRIC.fullmatch(self.metric):
+            raise ValueError(f"metric must look like test.majority, got {self.metric!r}")
+        for key in ("rows", "budgets"):
+            if not getattr(self, key):
+                raise ValueError(f"{key} must hold at least one entry")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run as a value: everything that decides its result, with all defaults filled in."""
+
+    suite: str
+    row: str
+    budget: str
+    seed: int
+    method: str
+    config: Mapping[str, Any]
+    data: str
+    validation: int
+    labels: int
+    task: Task
+    batch: int
+    steps: int
+    validate: int
+
+    @property
+    def digest(self) -> str:
+        """sha256 (hex) of all fields and of PROTOCOL: equal digest, equal trial."""
+        text = json.dumps({"protocol": PROTOCOL, **self.to_json()}, sort_keys=True, separators=(",", ":"))
+        return sha256(text.encode()).hexdigest()
+
+    @property
+    def split_seed(self) -> int:
+        """Seed of the split and of the labelled subset: the same for every row and suite on these data."""
+        return derive("split", self.data, self.seed)
+
+    @property
+    def init_seed(self) -> int:
+        """Seed of everything else in the trial."""
+        return derive("init", self.suite, self.row, self.seed)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str = "trial") -> Trial:
+        """The trial that `to_json` wrote; UserError at `where` for a missing, unknown or mistyped key."""
+        return build(cls, value, where)
+
+
+def names() -> list[str]:
+    """The suites shipped with the bench."""
+    return sorted(path.stem for path in SUITES.glob("*.yaml"))
+
+
+def load_suite(name: str | Path) -> Suite:
+    """The shipped suite `name`, or the suite in a file when `name` ends in .yaml. UserError: any mistake in it."""
+    path = Path(name)
+    if path.suffix != ".yaml":
+        if str(name) not in names():
+            raise unknown("suite", str(name), names(), "suite")
+        path = SUITES / f"{name}.yaml"
+    section = load(path)
+    if "seeds" in section:
+        section["seeds"] = parse_seeds(section["seeds"], f"{section.where('seeds')}: seeds")
+    budgets = section.get("budgets")
+    for key, budget in budgets.items() if isinstance(budgets, Section) else ():
+        if isinstance(budget, Section):
+            budget.setdefault("name", key)
+    suite = build(Suite, section)
+    _check(suite, path.stem)
+    return suite
+
+
+def _check(suite: Suite, stem: str) -> None:
+    """What no single mapping can check by itself: names that must agree."""
+    if suite.suite != stem:
+        raise UserError(f"{suite.source.where('suite')}: suite {suite.suite!r} must be named like its file, {stem!r}")
+    for key, budget in suite.budgets.items():
+        if budget.name != key:
+            raise UserError(f"{budget.source.where('name')}: budget {key!r} has another name; remove the key 'name'")
+    seen: set[str] = set()
+    for row in suite.rows:
+        if row.row in seen:
+            raise UserError(f"{row.source.where('row')}: row {row.row} stands twice; give each row its own name")
+        seen.add(row.row)
+        for key in row.budgets:
+            if key not in suite.budgets:
+                raise unknown("budget", key, suite.budgets, f"{row.source['budgets'].where(key)}: row {row.row}")

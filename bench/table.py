@@ -1,0 +1,248 @@
+"""Records to a table: a pure function, so that the same records always give the same bytes.
+
+    python -m bench.table --suite mnist_unsup [--budget paper] [--format markdown] [--out results/table1.md]
+
+One line per row of the suite: published | reference run | your run | verdict, each mean ± std (n), and below it the
+other scores and numbered notes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from tabulate import tabulate
+
+from bench.errors import UserError
+from bench.lines import ABSENT, Line, label, line, printed, scores, stored
+from bench.statistics import Record
+from bench.plan import trials
+from bench.suite import Suite, load_suite
+
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+LATEX |= {character: "\\" + character for character in "&%$#_{}"}
+OTHERS = "Other scores on the test set, at the last step unless said otherwise, mean ± std."
+
+
+@dataclass
+class Notes:
+    """Footnotes in order of appearance; equal texts share a number."""
+
+    texts: list[str] = field(default_factory=list)
+
+    def mark(self, texts: Iterable[str]) -> str:
+        """The numbers of `texts`, such as " [1, 3]", to follow what they are about."""
+        numbers = []
+        for text in (" ".join(text.split()) for text in texts):
+            if text not in self.texts:
+                self.texts.append(text)
+            numbers.append(str(self.texts.index(text) + 1))
+        return f" [{', '.join(numbers)}]" if numbers else ""
+
+
+def _main_rows(suite: Suite, budget: str, lines: Sequence[Line], notes: Notes) -> list[dict[str, str]]:
+    said = label(suite, budget)
+    yours = f"yours ({said})" if said else "yours"
+    return [
+        {
+            "Model": found.row.label + notes.mark(found.notes["model"]),
+            "K": found.clusters,
+            "published": printed(found.row.published) + notes.mark(found.notes["published"]),
+            "reference": _run(suite, budget, found, "reference", notes),
+            yours: _run(suite, budget, found, "yours", notes),
+            "verdict": _spoken(found),
+        }
+        for found in lines
+    ]
+
+
+def _run(suite: Suite, budget: str, found: Line, run: str, notes: Notes) -> str:
+    """One cell; a reference run names its budget unless that is the one asked for and comparable."""
+    text, of, marks = found.cells[run].text(), found.budgets[run], list(found.notes[run])
+    if text and run == "reference" and (of != budget or not suite.budgets[of].comparable):
+        text += f", {of} budget"
+        marks += [f"Budget {of}: {label(suite, of)}."] if label(suite, of) else []
+    return (text or ABSENT) + notes.mark(marks)
+
+
+def _spoken(found: Line) -> str:
+    text = ": ".join(part for part in (found.verdict.word, found.verdict.detail) if part)
+    return text + (" (reference)" if found.source == "reference" and text != ABSENT else "")
+
+
+def _other_rows(suite: Suite, lines: Sequence[Line]) -> list[dict[str, str]]:
+    """The second table: yours, else the reference, of rows with a result."""
+    judged = [found for found in lines if found.cells[found.source].summary]
+    return [{"Model": found.row.label, "K": found.clusters, **scores(suite, found)} for found in judged]
+
+
+def render(
+    suite: Suite,
+    budget: str,
+    reference: Sequence[Record],
+    yours: Sequence[Record],
+    fmt: str,
+    remarks: Sequence[str] = (),
+) -> str:
+    """The table of `suite` as text that ends with a newline.
+
+    Args:
+        budget: whose records of `yours` are shown; `reference` falls back on another budget and says so.
+        reference, yours: records of any rows, seeds and order, one configuration for each row.
+        fmt: "markdown", "latex" or "csv".
+        remarks: what the caller left out and why; printed with the notes.
+
+    Raises UserError for records that must not stand in one cell.
+    """
+    lines = [line(suite, budget, row, reference, yours) for row in suite.rows]
+    used = [record for found in lines for records in found.records.values() for record in records]
+    data = sorted({record["data"].get("note") or "" for record in used} - {""})
+    common = [*suite.notes, *(f"Data: {note}" for note in data), *remarks]
+    return {"markdown": _markdown, "latex": _latex, "csv": _csv}[fmt](suite, budget, lines, common)
+
+
+def _heading(suite: Suite, budget: str) -> str:
+    said = label(suite, budget)
+    return (
+        f"{suite.artefact}. Suite {suite.suite}, data {suite.data}, budget {budget}{f' ({said})' if said else ''}. "
+        f"Score: {suite.metric} at the last step, mean ± std (n) with n - 1 in the std; "
+        f"equivalence margin {suite.margin:g}, set before the run."
+    )
+
+
+def _markdown(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str]) -> str:
+    notes = Notes()
+    tables = [_main_rows(suite, budget, lines, notes), _other_rows(suite, lines)]
+    notes.mark(common)
+    first, second = (_grid(_escaped(rows), "github") for rows in tables)
+    items = "\n".join(f"{number}. {text}" for number, text in enumerate(notes.texts, 1))
+    parts = [f"## {suite.title}", _heading(suite, budget), first, second and OTHERS, second, items]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _escaped(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    return [{title.replace("|", r"\|"): text.replace("|", r"\|") for title, text in row.items()} for row in rows]
+
+
+def _grid(rows: Sequence[dict[str, str]], style: str) -> str:
+    """The rows under their keys; nothing without rows."""
+    cells = [list(row.values()) for row in rows]
+    return tabulate(cells, list(rows[0]), tablefmt=style, disable_numparse=True) if rows else ""
+
+
+def _latex(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str]) -> str:
+    notes = Notes()
+    tables = [_main_rows(suite, budget, lines, notes), _other_rows(suite, lines)]
+    notes.mark(common)
+    first, second = (_symbols(_grid(rows, "latex_booktabs")) for rows in tables)
+    items = "\n".join(rf"\item {_tex(text)}" for text in notes.texts)
+    listed = f"\\begin{{enumerate}}\n{items}\n\\end{{enumerate}}" if items else ""
+    heading = rf"\paragraph{{{_tex(suite.title)}}} {_tex(_heading(suite, budget))}"
+    return "\n\n".join(part for part in (heading, first, second and _tex(OTHERS), second, listed) if part) + "\n"
+
+
+def _tex(text: str) -> str:
+    return _symbols("".join(LATEX.get(character, character) for character in text))
+
+
+def _symbols(text: str) -> str:
+    """Signs that LaTeX spells otherwise, and marks as superscripts."""
+    return re.sub(r" \[([\d, ]+)\]", r"$^{\1}$", text.replace("±", r"$\pm$").replace("–", "--"))
+
+
+def _csv(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str]) -> str:
+    """One line per row, numbers apart, for other programs; the notes of a row in its last column."""
+    rows = [_csv_row(suite, found, common) for found in lines]
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _csv_row(suite: Suite, found: Line, common: Sequence[str]) -> dict[str, object]:
+    published = found.row.published
+    row: dict[str, object] = {"suite": suite.suite, "row": found.row.row, "model": found.row.label, "K": found.clusters}
+    row |= {"metric": found.metric}
+    row |= {f"published_{key}": getattr(published, key, None) for key in ("mean", "std", "n")}
+    for run, one in found.cells.items():
+        budget = found.budgets[run] if found.records[run] else ""
+        row |= {f"{run}_budget": budget, f"{run}_label": budget and label(suite, budget)}
+        numbers = {key: getattr(one.summary, key, None) for key in ("mean", "std", "n", "ci_low", "ci_high")}
+        row |= {f"{run}_{key}": value and round(value, 6) for key, value in numbers.items()}
+        row |= {f"{run}_planned": one.planned, f"{run}_without_result": one.missing()}
+    row |= {"verdict": found.verdict.word, "verdict_detail": found.verdict.detail, "verdict_on": found.source}
+    row |= scores(suite, found)
+    return row | {
+        "notes": " ".join(dict.fromkeys([*(text for texts in found.notes.values() for text in texts), *common]))
+    }
+
+
+def build(suite: Suite, budget: str, runs: Path, reference: Path, fmt: str) -> str:
+    """The table of what is stored below `runs` and `reference` now."""
+    yours, remarks = stored(runs, suite, budget, any_seed=False)
+    shipped: list[Record] = []
+    for name in suite.budgets:
+        records, said = stored(reference, suite, name, any_seed=True)
+        shipped, remarks = shipped + records, remarks + [f"Reference: {text}" for text in said]
+    return render(suite, budget, shipped, yours, fmt, remarks)
+
+
+def write(path: Path, text: str) -> None:
+    """Replaces `path` by `text` in one go, so that a reader or a crash never sees half a table."""
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """`text` for a terminal of this encoding: in plain ASCII signs where it knows no others."""
+    encoding = encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        plain = text.replace("±", "+/-").replace("–", "-")
+        return plain.encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.table", description="Print or write the table of a suite.")
+    parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
+    parser.add_argument("--budget", default="paper", help="budget of your runs (default: %(default)s)")
+    parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="your records (default: %(default)s)")
+    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown")
+    parser.add_argument("--out", type=Path, help="file to replace; default: standard output")
+    options = parser.parse_args(argv)
+    try:
+        suite = load_suite(options.suite)
+        trials(suite, options.budget)  # refuses an unknown budget
+        text = build(suite, options.budget, options.runs, options.reference, options.format)
+        if options.out:
+            write(options.out, text)
+        else:
+            sys.stdout.write(encodable(text, sys.stdout.encoding))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""One trial in a process of its own: a job on standard input, progress as JSON lines on standard output.
+
+Started by `bench.dispatch`; a kill, a crash or a full memory here costs this trial alone. SIGINT, SIGTERM and the end of
+the parent make it finish the step, write a checkpoint and leave; a second signal leaves at once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import checkpoint, provenance, record
+from bench.data import SOURCES
+from bench.errors import UserError
+from bench.suite import Trial
+from bench.trainer import Diverged, Run
+from bench.yaml_strict import build
+
+DONE, FAILED, USER_ERROR, UNFINISHED, BUSY = 0, 1, 2, 3, 4  # exit codes
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the dispatcher hands over; `seconds` is the time left, `checkpoint_every` the seconds between checkpoints."""
+
+    trial: Trial
+    device: str
+    out: str
+    threads: int
+    data_root: str | None = None
+    checkpoint_every: float = 60.0
+    seconds: float | None = None
+
+
+class Stop:
+    """Whether to leave at the next step: a signal came, the parent went away, or the time is up."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.asked = False
+        self.until = None if seconds is None else time.monotonic() + seconds
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._signal)
+        threading.Thread(target=self._watch_parent, daemon=True).start()
+
+    def __call__(self) -> bool:
+        return self.asked or (self.until is not None and time.monotonic() > self.until)
+
+    def _signal(self, number: int, frame: object) -> None:
+        if self.asked:
+            os._exit(128 + number)
+        self.asked = True
+
+    def _watch_parent(self) -> None:
+        while sys.stdin.buffer.raw.read(1):  # type: ignore[attr-defined]
+            pass
+        self.asked = True  # the parent's end of the pipe is closed: it is gone
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Holds the trial's lock, which the system frees when the process ends; False if another process has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+        path.unlink(missing_ok=True)
+
+
+def run(job: Job) -> int:
+    """Runs or resumes the job's trial and writes its record; returns an exit code."""
+    path = record.record_path(Path(job.out), job.trial)
+    with locked(path.with_suffix(".lock")) as mine:
+        if not mine:
+            return BUSY
+        if record.stored_status(path, job.trial) in record.FINAL:
+            return DONE
+        return _run(job, path)
+
+
+def _run(job: Job, path: Path) -> int:
+    """The locked part of `run`."""
+    stop = Stop(job.seconds)
+    torch.set_num_threads(job.threads)
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    current = Run(job.trial, torch.device(job.device), Path(job.data_root) if job.data_root else None)
+    saved = path.with_suffix(".checkpoint")
+    state, remarks = checkpoint.load(saved, job.trial.digest)
+    if state is not None:
+        current.restore(state)
+    written = time.monotonic()
+
+    def keep(run: Run) -> None:
+        nonlocal written
+        if time.monotonic() - written >= job.checkpoint_every:
+            checkpoint.save(saved, run.state())
+            written = time.monotonic()
+
+    status, reason = "done", None
+    try:
+        if not current.advance(stop, Reporter(), keep):
+            checkpoint.save(saved, current.state())
+            status, reason = "interrupted", f"at step {current.step} of {current.steps}"
+    except Diverged as error:
+        status, reason = "diverged", str(error)
+    about = _run_facts(job, current, started, remarks)
+    result = current.result() if status in record.FINAL else None
+    record.write(path, record.new_record(job.trial, status, reason, result, _data_facts(current), about))
+    if status == "interrupted":
+        return UNFINISHED
+    checkpoint.remove(saved)
+    return DONE
+
+
+class Reporter:
+    """Prints the step about twice a second, for the dispatcher to show."""
+
+    def __init__(self) -> None:
+        self.next = 0.0
+
+    def __call__(self, step: int, steps: int) -> None:
+        now = time.monotonic()
+        if now >= self.next or step == steps:
+            self.next = now + 0.5
+            print(json.dumps({"step": step, "steps": steps}), flush=True)
+
+
+def _data_facts(run: Run) -> dict[str, Any]:
+    name = run.trial.data
+    note = SOURCES[name].note
+    return {"name": name, "digest": run.dataset.digest, "split_digest": run.dataset.split_digest, "note": note}
+
+
+def _run_facts(job: Job, run: Run, started: str, remarks: list[str]) -> dict[str, Any]:
+    """What is not part of the result: clock, device, versions, code."""
+    cuda = run.noise.device.type == "cuda"
+    return {
+        "started": started,
+        "seconds": round(run.seconds, 3),
+        "resumed": run.resumed,
+        "remarks": remarks,
+        "device": run.noise.device.type,
+        "device_name": torch.cuda.get_device_name(run.noise.device) if cuda else provenance.cpu_name(),
+        "precision": "fp32",
+        "engine": "eager",
+        "threads": job.threads,
+        "versions": provenance.versions(),
+        "git": provenance.code(),
+    }
+
+
+def main() -> int:
+    """Reads one job; every way to end is an exit code and, unless the process is killed, a record."""
+    job = build(Job, json.loads(sys.stdin.readline()), "job")
+    try:
+        return run(job)
+    except UserError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return USER_ERROR
+    except Exception as error:
+        traceback.print_exc()
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})".split())
+        print(json.dumps({"failed": reason}), flush=True)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

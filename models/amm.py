@@ -1,0 +1,194 @@
+"""AMM, the Adversarially Learned Mixture Model: Algorithm 1.
+
+Two joint distributions are matched in one game. Inference side: x from the data, y and z from the encoder. Synthesis side:
+y from p(y), z from p(z | y), x from the decoder. The discriminator sees tuples (x, y, z).
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.adversarial import (
+    Tuple3,
+    discriminator_loss,
+    gradient_penalty,
+    inference_loss,
+    roth_penalty,
+    synthesis_loss,
+)
+from models.latent import one_hot, straight_through
+from models.layers import Net
+from models.method import Batch, Method, Spec
+from models.noise import Noise
+from models.prior import Kind, build_prior
+
+
+@dataclass(frozen=True)
+class Config:
+    """Knobs of AMM; where the paper is silent the default follows ALI (Dumoulin et al., 2016), whose game this extends."""
+
+    nets: Literal["mnist", "digits", "plane"] = "mnist"  # layer tables: models/<nets>.py
+    components: int = 10  # K (section 4.2)
+    factorisation: Literal[6, 7, 15] = 7  # Eq. 7 as Tables 3 and 7 draw it; Eq. 6 as Algorithm 1 writes it; Eq. 15
+    prior: Kind = "learned"  # p(z | y), Table 4
+    separation: float = 4.0  # distance from the origin of the means of the "fixed" prior; ours
+    y_sample: Literal["softmax", "straight_through"] = "softmax"  # what D sees of q(y | x); Eq. 9
+    penalty: Literal["gradient", "roth", "none"] = "gradient"  # Eq. 18; Roth et al. (2017); section 4.1
+    penalty_weight: float = 10.0  # λ for MNIST (section 4.1)
+    penalty_dropout: bool = True  # D keeps its dropout while the penalty is taken; not said in the paper
+    schedule: Literal["simultaneous", "alternating"] = "simultaneous"  # section 2.3, ALI
+    d_steps: int = 1  # updates of D per update of the generators, alternating only; not said in the paper
+    saturating: bool = False  # generators minimise Eq. 13 itself instead of Algorithm 2's losses
+    learning_rate: float = 2e-4  # α (section 4)
+    d_learning_rate: float | None = None  # of D; α unless given
+    beta1: float = 0.5  # section 4
+    beta2: float = 0.999  # Kingma & Ba; not said in the paper
+    momentum: float = 0.1  # of running statistics; PyTorch's default
+    init_std: float = 0.02  # kernels ~ N(0, init_std²) (section 4)
+
+    def __post_init__(self) -> None:
+        if self.schedule == "simultaneous" and self.d_steps != 1:
+            raise ValueError("d_steps other than 1 needs schedule: alternating")
+
+
+class AMM(Method):
+    """Algorithm 1, with the penalty of Eq. 18 in the loss of D."""
+
+    Config = Config
+
+    def __init__(self, config: Config, spec: Spec, noise: Noise) -> None:
+        super().__init__(config, spec, noise)
+        c = config
+        nets = importlib.import_module(f"models.{c.nets}")
+        options = {"momentum": c.momentum, "std": c.init_std}
+        k = c.components
+
+        if c.factorisation == 6:  # Gy(x) and Gz(x, Gy(x))
+            self.encoder_y = Net(nets.ENCODER_Y, k, noise, **options)
+            self.encoder_z = Net(nets.ENCODER_Z, k, noise, **options)
+        else:
+            self.encoder = Net(nets.ENCODER if c.factorisation == 7 else nets.ENCODER_15, k, noise, **options)
+        self.prior = build_prior(c.prior, nets, k, c.separation, noise, **options)  # Gz(y)
+        self.decoder = Net(nets.DECODER, k, noise, **options)  # Gx(y, Gz(y))
+        self.discriminator = Net(nets.DISCRIMINATOR, k, noise, std=c.init_std)
+
+        self.d_parameters = list(self.discriminator.parameters())
+        self.g_parameters = [p for name, p in self.named_parameters() if not name.startswith("discriminator")]
+        betas = (c.beta1, c.beta2)
+        self.d_adam = torch.optim.Adam(self.d_parameters, c.d_learning_rate or c.learning_rate, betas, fused=True)
+        self.g_adam = torch.optim.Adam(self.g_parameters, c.learning_rate, betas, fused=True)
+
+    # the two sides of the game
+
+    def encode(self, x: Tensor, noise: Noise | None) -> dict[str, Tensor]:
+        """Rows yμ, y, zμ, z of q(y, z | x), each [B, channels, 1, 1]; without `noise`, y = softmax(μ) and z = μ."""
+        if self.config.factorisation != 6:
+            return self.encoder(noise, x=x)
+        y = self.encoder_y(noise, x=x)
+        return y | {name: h for name, h in self.encoder_z(noise, x=x, y=y["y"]).items() if name not in ("x", "y")}
+
+    def inferred(self, x: Tensor, noise: Noise) -> Tuple3:
+        """(x, ŷ, ẑ) ~ q."""
+        h = self.encode(x, noise)
+        return x, straight_through(h["y"]) if self.config.y_sample == "straight_through" else h["y"], h["z"]
+
+    def synthesised(self, n: int, noise: Noise) -> Tuple3:
+        """(x̃, y, z) ~ p(y) p(z | y) p(x | y, z), Eq. 11."""
+        category = self.prior.sample_y(n, noise)
+        z = self.prior.sample_z(category, noise)
+        y = one_hot(category, self.config.components)[:, :, None, None]
+        return self.decoder(noise, y=y, z=z)["x"], y, z
+
+    # the game
+
+    def logits(self, q: Tuple3, p: Tuple3, noise: Noise) -> tuple[Tensor, Tensor]:
+        """D's logits of both sides, [B] each, in one pass: D has no batch normalisation, so its rows are independent."""
+        x, y, z = (torch.cat(pair) for pair in zip(q, p, strict=True))
+        logit_q, logit_p = self.discriminator(noise, x=x, y=y, z=z)["p"].flatten().chunk(2)
+        return logit_q, logit_p
+
+    def penalty(self, q: Tuple3, p: Tuple3, noise: Noise) -> Tensor:
+        """λ times Eq. 18, or the regulariser that the Config names."""
+        c = self.config
+        dropout = noise if c.penalty_dropout else None
+
+        def logit(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+            return self.discriminator(dropout, x=x, y=y, z=z)["p"].flatten()
+
+        if c.penalty == "gradient":
+            return c.penalty_weight * gradient_penalty(logit, q, p, noise.uniform(len(q[0])))
+        if c.penalty == "roth":
+            return c.penalty_weight * roth_penalty(logit, q, p)
+        return q[0].new_zeros(())
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One pass of Algorithm 1's loop body on M examples x, [M, C, H, W]."""
+        if self.config.schedule == "alternating":
+            return self._alternate(batch)
+        q, p = self.inferred(batch.x, batch.noise), self.synthesised(len(batch.x), batch.noise)
+        logit_q, logit_p = self.logits(q, p, batch.noise)
+        l_d, penalty = discriminator_loss(logit_q, logit_p), self.penalty(q, p, batch.noise)
+        l_q, l_p = self._generator_losses(logit_q, logit_p)
+        d_gradients = torch.autograd.grad(l_d + penalty, self.d_parameters, retain_graph=True)
+        g_gradients = torch.autograd.grad(l_q + l_p, self.g_parameters)
+        _step(self.d_adam, self.d_parameters, d_gradients)
+        _step(self.g_adam, self.g_parameters, g_gradients)
+        return _report(l_d, penalty, l_q, l_p, logit_q, logit_p)
+
+    def _alternate(self, batch: Batch) -> dict[str, Tensor]:
+        """D first, `d_steps` times on fresh synthesised and inferred tuples, then the generators against the new D."""
+        noise = batch.noise
+        for _ in range(self.config.d_steps):
+            with torch.no_grad():
+                q, p = self.inferred(batch.x, noise), self.synthesised(len(batch.x), noise)
+            l_d, penalty = discriminator_loss(*self.logits(q, p, noise)), self.penalty(q, p, noise)
+            _step(self.d_adam, self.d_parameters, torch.autograd.grad(l_d + penalty, self.d_parameters))
+        logit_q, logit_p = self.logits(self.inferred(batch.x, noise), self.synthesised(len(batch.x), noise), noise)
+        l_q, l_p = self._generator_losses(logit_q, logit_p)
+        _step(self.g_adam, self.g_parameters, torch.autograd.grad(l_q + l_p, self.g_parameters))
+        return _report(l_d, penalty, l_q, l_p, logit_q, logit_p)
+
+    def _generator_losses(self, logit_q: Tensor, logit_p: Tensor) -> tuple[Tensor, Tensor]:
+        """L of Gy and Gz(x), which only logit_q reaches, and of Gx and Gz(y), which only logit_p reaches."""
+        return inference_loss(logit_q, self.config.saturating), synthesis_loss(logit_p, self.config.saturating)
+
+    # answers
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The category with the largest μ_y(x), int64 [B]."""
+        return self.encode(x, None)["yμ"].flatten(1).argmax(1)
+
+    def predict_from_z(self, x: Tensor) -> Tensor:
+        """Eq. 19 on μ_z(x), int64 [B]."""
+        return self.prior.classify(self.embed(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """μ_z(x), [B, d]."""
+        return self.encode(x, None)["zμ"].flatten(1)
+
+    def sample(self, y: Tensor, noise: Noise) -> Tensor:
+        """Images drawn from the components y, int64 [B]; as [B, C, H, W] in [0, 1]."""
+        z = self.prior.sample_z(y, noise)
+        return self.decoder(None, y=one_hot(y, self.config.components), z=z)["x"]
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Gx(ŷ, ẑ) at the means of q(y, z | x)."""
+        h = self.encode(x, None)
+        return self.decoder(None, y=h["y"], z=h["zμ"])["x"]
+
+
+def _step(adam: torch.optim.Adam, parameters: list[Tensor], gradients: tuple[Tensor, ...]) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    adam.step()
+
+
+def _report(l_d: Tensor, penalty: Tensor, l_q: Tensor, l_p: Tensor, q: Tensor, p: Tensor) -> dict[str, Tensor]:
+    """Scalars by name: the losses of Algorithm 1, the penalty with its weight, D's mean logits on both sides."""
+    named = {"d": l_d, "penalty": penalty, "q": l_q, "p": l_p, "logit_q": q.mean(), "logit_p": p.mean()}
+    return {name: value.detach() for name, value in named.items()}

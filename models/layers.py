@@ -1,0 +1,332 @@
+"""From a layer table, as the paper prints it, to typed rows and to a network.
+
+A table is text in the paper's own columns, cells two spaces apart. Every malformed row is an error that names the row.
+A departure from the print is an `Amendment`, which carries its reason.
+
+    python -m models.layers mnist.ENCODER        # print a table with its output shapes and parameter counts
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.latent import exp_n
+from models.noise import Noise
+
+COLUMNS = ("Name", "Input", "Channels", "Width", "Stride", "Dropout", "BatchNorm", "Activation")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "ReLU": F.relu,
+    "Tanh": torch.tanh,
+    "Sigmoid": torch.sigmoid,
+    "Softmax": lambda h: F.softmax(h, dim=1),
+}
+
+
+class TableError(ValueError):
+    """A malformed layer table; the message names the table and the row."""
+
+
+@dataclass(frozen=True)
+class Amendment:
+    """A cell that is built otherwise than printed, and why."""
+
+    row: str
+    column: str
+    printed: str
+    built: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a layer table.
+
+    Attributes:
+        inputs: names of earlier rows; empty for an input of the network; ("zeros",) for a constant 0.
+        join: "+" for a sum, "|" for a concatenation along channels.
+        width: kernel width; 0 for a row without weights.
+        pool: "Max2", "Avg6" and the like, or "".
+        dropout: probability with which an element of the layer's input is dropped.
+        activation: "", "ExpN", "Leak" (with `slope`), or a key of ACTIVATIONS.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    join: str
+    channels: int
+    width: int
+    stride: int
+    pool: str
+    dropout: float
+    batchnorm: bool
+    activation: str
+    slope: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """A layer table of the paper.
+
+    Attributes:
+        title: as in the paper, with its number.
+        text: the table in the paper's columns.
+        sizes: height (= width) of each input; 1 where absent.
+        transposed: the convolutions are transposed (a decoder).
+        amendments: the departures, applied when the rows are read.
+    """
+
+    title: str
+    text: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    transposed: bool = False
+    amendments: tuple[Amendment, ...] = ()
+
+    def rows(self, k: int) -> list[Row]:
+        """The typed rows, amended; `k` is the number of categories. Raises TableError."""
+        lines = [line.strip() for line in self.text.strip().splitlines() if line.strip()]
+        header, *body = [re.split(r"\s{2,}|\t", line) for line in lines]
+        if tuple("Stride" if name == "Pooling" else name for name in header) != COLUMNS:
+            raise TableError(f"{self.title}: the columns are {header}, expected {list(COLUMNS)}")
+        cells = [self._amended(row) for row in body]
+        unknown = {a.row for a in self.amendments} - {row["Name"] for row in cells}
+        if unknown:
+            raise TableError(f"{self.title}: amendments name rows that do not exist: {sorted(unknown)}")
+        rows = [_row(self.title, row, k) for row in cells]
+        _check(self.title, rows)
+        return rows
+
+    def _amended(self, cells: list[str]) -> dict[str, str]:
+        """One line by column, with the amendments of that row applied."""
+        if len(cells) != len(COLUMNS):
+            raise TableError(f"{self.title}: row {cells[0]!r} has {len(cells)} cells, expected {len(COLUMNS)}: {cells}")
+        row = dict(zip(COLUMNS, cells, strict=True))
+        for amendment in self.amendments:
+            if amendment.row != cells[0]:
+                continue
+            if row.get(amendment.column) != amendment.printed:
+                raise TableError(
+                    f"{self.title}: row {cells[0]!r}, column {amendment.column!r} prints "
+                    f"{row.get(amendment.column)!r}, the amendment expects {amendment.printed!r}"
+                )
+            row[amendment.column] = amendment.built
+        return row
+
+
+def _row(title: str, cells: dict[str, str], k: int) -> Row:
+    """One typed row from its cells."""
+
+    def read(column: str, pattern: str, expected: str) -> re.Match[str]:
+        match = re.fullmatch(pattern, cells[column])
+        if match is None:
+            raise TableError(f"{title}: row {cells['Name']!r}, column {column}: {cells[column]!r} is not {expected}")
+        return match
+
+    name = read("Name", r"\w+", "a name").group()
+    given = read("Input", r"-|\w+(?: \+ \w+)*|\w+(?: \| \w+)*", "'-', a name, 'a + b' or 'a | b'").group()
+    channels = read("Channels", r"k|[1-9]\d*", "a number of channels or k").group()
+    width = read("Width", r"-|[1-9]\d*", "a width or '-'").group()
+    stride = read("Stride", r"-|[1-9]\d*|(?:Max|Avg)[1-9]\d*", "a stride, MaxN, AvgN or '-'").group()
+    dropout = read("Dropout", r"-|0\.\d+", "a probability or '-'").group()
+    batchnorm = read("BatchNorm", r"-|yes", "'yes' or '-'").group()
+    kinds = "|".join(ACTIVATIONS)
+    activation = read("Activation", rf"-|Leak (0\.\d+)|ExpN|{kinds}", f"'-', 'Leak s', ExpN, {kinds}")
+    return Row(
+        name=name,
+        inputs=() if given == "-" else tuple(re.split(r" [+|] ", given)),
+        join="|" if "|" in given else "+",
+        channels=k if channels == "k" else int(channels),
+        width=0 if width == "-" else int(width),
+        stride=int(stride) if stride.isdigit() else 1,
+        pool=stride if stride[:3] in ("Max", "Avg") else "",
+        dropout=0.0 if dropout == "-" else float(dropout),
+        batchnorm=batchnorm == "yes",
+        activation=activation.group().split()[0].replace("-", ""),
+        slope=float(activation.group(1) or 0),
+    )
+
+
+def _check(title: str, rows: list[Row]) -> None:
+    """Names are defined once and before use; channels agree where no weights could change them."""
+    channels: dict[str, int] = {}
+    for row in rows:
+        if row.name in channels or row.name == "zeros":
+            raise TableError(f"{title}: row {row.name!r} is defined twice or takes a reserved name")
+        missing = [name for name in row.inputs if name not in channels and name != "zeros"]
+        if missing:
+            raise TableError(f"{title}: row {row.name!r} reads {missing}, which no earlier row defines")
+        got = [channels.get(name, row.channels) for name in row.inputs]
+        expected = sum(got) if row.join == "|" else row.channels
+        plain = bool(row.inputs) and not row.width
+        if (plain and (expected != row.channels or (row.join == "+" and set(got) != {row.channels}))) or (
+            row.join == "+" and len(set(got)) > 1
+        ):
+            raise TableError(f"{title}: row {row.name!r} has {row.channels} channels, its inputs have {got}")
+        if not row.inputs and (row.width or row.pool or row.dropout or row.batchnorm or row.activation):
+            raise TableError(f"{title}: row {row.name!r} is an input and can have nothing but channels")
+        if plain and (row.dropout or row.stride != 1):
+            raise TableError(f"{title}: row {row.name!r} has no width, so no stride and no dropout")
+        channels[row.name] = row.channels
+
+
+class Layer(nn.Module):
+    """One row with weights or without: dropout on its input, convolution, batch normalisation, activation, pooling.
+
+    A convolution that sees or makes a single position is computed as the matrix product that it is.
+    """
+
+    def __init__(self, row: Row, inputs: int, transposed: bool, bias: bool, momentum: float) -> None:
+        super().__init__()
+        self.row, self.transposed = row, transposed
+        a, b = (inputs, row.channels) if transposed else (row.channels, inputs)
+        self.weight = nn.Parameter(torch.empty(a, b, row.width, row.width)) if row.width else None
+        self.bias = nn.Parameter(torch.zeros(row.channels)) if row.width and bias else None
+        self.norm = nn.BatchNorm2d(row.channels, momentum=momentum) if row.batchnorm else None
+
+    def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
+        if self.row.dropout and noise is not None:
+            x = x * noise.keep(x.shape, self.row.dropout)
+        x = self.linear(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        x = self._activate(x, noise)
+        if not self.row.pool:
+            return x
+        size = int(self.row.pool[3:])
+        return F.max_pool2d(x, size) if self.row.pool.startswith("Max") else F.avg_pool2d(x, size)
+
+    def linear(self, x: Tensor) -> Tensor:
+        """The row's (transposed) convolution and bias alone; x itself for a row without weights."""
+        weight = self.weight
+        if weight is None:
+            return x
+        n, _, height, width = x.shape
+        if self.transposed and height == width == 1:  # every output position is a product with its own slice
+            out = (x.flatten(1) @ weight.flatten(1)).view(n, -1, self.row.width, self.row.width)
+            return out if self.bias is None else out + self.bias[:, None, None]
+        if not self.transposed and height == width == self.row.width:
+            return F.linear(x.flatten(1), weight.flatten(1), self.bias)[:, :, None, None]
+        convolve = F.conv_transpose2d if self.transposed else F.conv2d
+        return convolve(x, weight, self.bias, self.row.stride)
+
+    def _activate(self, x: Tensor, noise: Noise | None) -> Tensor:
+        if not self.row.activation:
+            return x
+        if self.row.activation == "Leak":
+            return F.leaky_relu(x, self.row.slope)
+        if self.row.activation == "ExpN":
+            return exp_n(x, noise)
+        return ACTIVATIONS[self.row.activation](x)
+
+
+def _needs_bias(row: Row, rows: list[Row]) -> bool:
+    """Whether a bias would change anything: batch normalisation, here or in every row that reads this one, removes it."""
+    readers = [other for other in rows if row.name in other.inputs]
+    removed = bool(readers) and all(other.batchnorm and not other.width for other in readers)
+    return not (row.batchnorm or removed)
+
+
+class Net(nn.Module):
+    """The network of a layer table.
+
+    Args:
+        table: the layer table.
+        k: number of categories.
+        noise: draws the kernels from N(0, std^2); biases start at 0 (section 4 of the paper).
+        momentum: of the running statistics of batch normalisation.
+    """
+
+    def __init__(self, table: Table, k: int, noise: Noise, momentum: float = 0.1, std: float = 0.02) -> None:
+        super().__init__()
+        self.rows = table.rows(k)
+        self.sizes = {row.name: (row.channels, *2 * (table.sizes.get(row.name, 1),)) for row in self.rows if not row.inputs}
+        channels = {row.name: row.channels for row in self.rows}
+        self.layers = nn.ModuleDict()
+        for row in self.rows:
+            if row.inputs:
+                inputs = channels.get(row.inputs[0], row.channels)
+                if row.join == "|":
+                    inputs = sum(channels[name] for name in row.inputs)
+                bias = _needs_bias(row, self.rows)
+                self.layers[row.name] = Layer(row, inputs, table.transposed, bias, momentum)
+        for parameter in self.parameters():
+            if parameter.ndim == 4:
+                parameter.data = noise.normal(*parameter.shape).mul_(std)
+        self.to(noise.device)
+
+    def forward(self, noise: Noise | None, **inputs: Tensor) -> dict[str, Tensor]:
+        """All rows by name, each [B, channels, height, width].
+
+        Args:
+            noise: dropout masks and ExpN draw from it; None leaves both out (dropout off, ExpN = 0).
+            inputs: one tensor for each input of the table; [B, channels] is read as one position.
+        """
+        values = {name: _as_image(inputs[name], size) for name, size in self.sizes.items()}
+        n = len(next(iter(values.values())))
+        for row in self.rows:
+            if not row.inputs:
+                continue
+            if row.inputs == ("zeros",):
+                parts = [torch.zeros(n, row.channels, 1, 1, device=next(iter(values.values())).device)]
+            else:
+                parts = [values[name] for name in row.inputs]
+            joined = torch.cat(parts, 1) if row.join == "|" else sum(parts[1:], parts[0])
+            values[row.name] = self.layers[row.name](joined, noise)
+        return values
+
+    @torch.no_grad()
+    def summary(self) -> list[tuple[str, tuple[int, ...], int]]:
+        """(row, output shape without the batch, parameters) of every row."""
+        device = next(self.parameters()).device
+        values = self.eval()(None, **{name: torch.zeros(2, *size, device=device) for name, size in self.sizes.items()})
+        return [
+            (row.name, tuple(values[row.name].shape[1:]), sum(p.numel() for p in self.layers[row.name].parameters()))
+            if row.inputs
+            else (row.name, self.sizes[row.name], 0)
+            for row in self.rows
+        ]
+
+
+def _as_image(x: Tensor, size: tuple[int, ...]) -> Tensor:
+    return x.view(len(x), *size) if x.ndim == 2 else x
+
+
+def amend(table: Table, *amendments: Amendment) -> Table:
+    """The same table with further amendments."""
+    return replace(table, amendments=table.amendments + amendments)
+
+
+def describe(table: Table, k: int = 10) -> str:
+    """The table with output shapes and parameter counts, and its amendments below."""
+    net = Net(table, k, Noise.seeded(0))
+    lines = [line.rstrip() for line in table.text.strip().splitlines()]
+    width = max(map(len, lines))
+    shown = [lines[0].ljust(width) + "  Output         Parameters"]
+    for line, (_, shape, count) in zip(lines[1:], net.summary(), strict=True):
+        shown.append(f"{line.ljust(width)}  {'x'.join(map(str, shape)):<13}  {count:>10,}")
+    total = f"{sum(p.numel() for p in net.parameters()):,}"
+    notes = [f"{a.row}.{a.column}: printed {a.printed!r}, built {a.built!r}: {a.reason}" for a in table.amendments]
+    return "\n".join([table.title, *shown, f"{total} parameters in all, k = {k}", *notes])
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m models.layers mnist.ENCODER [K]`: print one table."""
+    try:
+        module, _, name = arguments[0].partition(".")
+        found = vars(importlib.import_module(f"models.{module}"))
+        print(describe(found[name], int(arguments[1]) if len(arguments) > 1 else 10))
+    except (IndexError, KeyError, ValueError, ImportError) as error:
+        print(f"error: {error!r}; usage: python -m models.layers MODULE.TABLE [K], e.g. mnist.ENCODER", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""The contract between a method and the bench.
+
+A method owns one step: `update(batch)` plays all players of its game once, `predict(x)` answers. It never scores itself,
+never opens a file, never sees a seed, never owns a loop. The bench owns everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from models.noise import Noise
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a method may know about a dataset before it sees it.
+
+    Attributes:
+        data: name of the dataset, such as "mnist".
+        shape: shape of one example, (channels, height, width); a point in the plane is (2, 1, 1).
+        n_classes: number of true classes.
+    """
+
+    data: str
+    shape: tuple[int, int, int]
+    n_classes: int
+
+
+class Batch(NamedTuple):
+    """What one step gets: examples in [0, 1] (float [B, C, H, W]), the trial's noise, and labelled examples if any."""
+
+    x: Tensor
+    noise: Noise
+    x_labelled: Tensor | None = None
+    y_labelled: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """The training examples, whole and on the device, for `prepare` and `finish`.
+
+    Attributes:
+        x: stored examples [N, C, H, W], uint8 or float32.
+        scale: float example = x * scale.
+        noise: the trial's random stream.
+        x_labelled, y_labelled: the labelled subset, stored like x, and its int64 classes; None without labels.
+    """
+
+    x: Tensor
+    scale: float
+    noise: Noise
+    x_labelled: Tensor | None = None
+    y_labelled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: Tensor) -> Tensor:
+        """The examples at `index` (int64 [B]) as float [B, C, H, W]."""
+        return self.x[index].float().mul_(self.scale)
+
+    def batches(self, size: int = 1000) -> Iterator[Tensor]:
+        """All examples in stored order, as float batches of at most `size`."""
+        for chunk in self.x.split(size):
+            yield chunk.float().mul_(self.scale)
+
+
+class Method(nn.Module):
+    """Base of every method: an `nn.Module` with a frozen `Config` and one step.
+
+    Optimisers kept as attributes are checkpointed with the parameters and buffers; anything else that a resumed trial
+    needs must be a buffer.
+
+    Attributes:
+        Config: frozen dataclass; every knob, its default, its symbol, and where its value comes from.
+        graphable: False when `update` synchronises with the host and so cannot be captured as a graph.
+        iterative: False for a method that learns in `finish` alone; the bench then takes no steps.
+    """
+
+    Config: ClassVar[type[Any]]
+    graphable: ClassVar[bool] = True
+    iterative: ClassVar[bool] = True
+
+    def __init__(self, config: Any, spec: Spec, noise: Noise) -> None:
+        """Nets and optimisers. `noise` initialises the parameters."""
+        super().__init__()
+        self.config = config
+        self.spec = spec
+
+    def prepare(self, data: Data) -> None:
+        """Called once before the first step: pretraining, radii, label frequencies."""
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of all players; returns detached scalar losses. No `.item()`, no branch on a tensor's value."""
+        raise TypeError(f"{type(self).__name__} takes no steps")
+
+    def finish(self, data: Data) -> None:
+        """Called before predictions are scored: k-means on features, refitted statistics.
+
+        It may run several times in a trial, so it must replace, not accumulate.
+        """
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Cluster or class ids, int64 [B], of float [B, C, H, W]; the same input always gives the same answer."""
+        raise TypeError(f"{type(self).__name__} does not predict")
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimisers found among the attributes, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, torch.optim.Optimizer)}

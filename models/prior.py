@@ -1,0 +1,82 @@
+"""p(y) p(z | y), the mixture that Eq. 11 puts on the latent space, and the classifier that follows from it (Eq. 19)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.latent import bayes_classify, one_hot, separated_means
+from models.layers import Net
+from models.noise import Noise
+
+Kind = Literal["learned", "learned_variance", "fixed", "standard"]
+
+
+class MixturePrior(nn.Module):
+    """A mixture of K Gaussians with unit or learned variance.
+
+    Args:
+        net: Gz(y) of Table 4 or 8, a network with rows zμ, zσ and z; or the fixed means, float [K, d].
+        k: number of components; p(y) is uniform until `p_y` is overwritten (SAMM sets the label frequencies).
+    """
+
+    p_y: Tensor
+    fixed_mean: Tensor
+
+    def __init__(self, net: Net | Tensor, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.net = net if isinstance(net, Net) else None
+        self.register_buffer("p_y", torch.full((k,), 1 / k))
+        self.register_buffer("fixed_mean", torch.empty(0) if isinstance(net, Net) else net)
+
+    def sample_y(self, n: int, noise: Noise) -> Tensor:
+        """y ~ p(y), int64 [n]."""
+        return noise.categorical(self.p_y, n)
+
+    def sample_z(self, y: Tensor, noise: Noise) -> Tensor:
+        """Eq. 12, z = μ(y) + σ(y) ⊙ ε, [B, d, 1, 1], for categories int64 [B]."""
+        if self.net is not None:
+            return self.net(noise, y=one_hot(y, self.k))["z"]
+        mean = self.fixed_mean[y]
+        return (mean + noise.normal(*mean.shape))[:, :, None, None]
+
+    @torch.no_grad()
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Means and log-variances of the components, each [K, d], with the running statistics of Table 4."""
+        if self.net is None:
+            return self.fixed_mean, torch.zeros_like(self.fixed_mean)
+        was_training = self.net.training
+        eye = torch.eye(self.k, device=self.p_y.device)
+        mean = self.net.eval()(None, y=eye)["zμ"].flatten(1)
+        row = self.net.layers["zσ"]
+        learned = row.weight is not None  # Table 4 feeds zeros to ExpN: unit variance
+        log_variance = row.linear(eye[:, :, None, None]).flatten(1) if learned else torch.zeros_like(mean)
+        self.net.train(was_training)
+        return mean, log_variance
+
+    def classify(self, z: Tensor) -> Tensor:
+        """Eq. 19 on embeddings z [B, d], int64 [B]."""
+        mean, log_variance = self.moments()
+        return bayes_classify(z, mean, log_variance, self.p_y)
+
+
+def build_prior(kind: Kind, nets: object, k: int, separation: float, noise: Noise, **options: float) -> MixturePrior:
+    """The prior that a Config names.
+
+    Args:
+        kind: "learned" (Table 4, unit variance), "learned_variance" (Table 8), "fixed" (means of ours, `separation` apart
+            from the origin, unit variance; section 2.2 allows a known prior) or "standard" (N(0, I) for every y, Eq. 16).
+        nets: module of layer tables with PRIOR, PRIOR_VARIANCE and DECODER.
+        options: passed on to `Net`.
+    """
+    if kind in ("learned", "learned_variance"):
+        table = vars(nets)["PRIOR" if kind == "learned" else "PRIOR_VARIANCE"]
+        prior = MixturePrior(Net(table, k, noise, **options), k)
+    else:
+        dimensions = next(row.channels for row in vars(nets)["DECODER"].rows(k) if row.name == "z")
+        mean = separated_means(k, dimensions, separation) if kind == "fixed" else torch.zeros(k, dimensions)
+        prior = MixturePrior(mean, k)
+    return prior.to(noise.device)

@@ -1,0 +1,130 @@
+"""bench.metrics against hand-worked cases and against every mapping, tried one by one."""
+
+from itertools import permutations, product
+
+import numpy as np
+import pytest
+import torch
+
+from bench.metrics import contingency, evaluate, majority_mapping, mapped_error, plain_error, score
+
+
+def best_error(pred: np.ndarray, true: np.ndarray, mappings: list[tuple[int, ...]]) -> float:
+    """Eq. 17 as printed: the lowest error over all mappings (class of cluster 0, 1, ...)."""
+    return min(100 * float(np.mean(np.array(mapping)[pred] != true)) for mapping in mappings)
+
+
+def draw(seed: int, n_clusters: int, n_classes: int, n: int = 30) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return generator.integers(n_clusters, size=n), generator.integers(n_classes, size=n)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("n_clusters", "n_classes"), [(2, 3), (3, 3), (4, 3), (5, 2), (4, 4)])
+def test_majority_is_the_best_of_all_mappings(seed: int, n_clusters: int, n_classes: int) -> None:
+    pred, true = draw(seed, n_clusters, n_classes)
+    best = best_error(pred, true, list(product(range(n_classes), repeat=n_clusters)))
+    scores = score(pred, true, n_clusters=n_clusters, n_classes=n_classes)
+    assert scores["majority"] == pytest.approx(best, abs=1e-12)
+    assert mapped_error(pred, true, majority_mapping(pred, true)) == scores["majority"]
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("n_clusters", "n_classes"), [(2, 4), (3, 3), (4, 5)])
+def test_hungarian_is_the_best_of_all_one_to_one_mappings(seed: int, n_clusters: int, n_classes: int) -> None:
+    pred, true = draw(seed, n_clusters, n_classes)
+    best = best_error(pred, true, list(permutations(range(n_classes), n_clusters)))
+    scores = score(pred, true, n_clusters=n_clusters, n_classes=n_classes)
+    assert scores["hungarian"] == pytest.approx(best, abs=1e-12)
+    assert float(scores["hungarian"] or 0) >= float(scores["majority"] or 0)
+
+
+def test_hand_worked_case() -> None:
+    # cluster 0 holds classes 0 0 0 1, cluster 1 holds 0 0 1, cluster 2 holds 2; majority 0, 0, 2: 2 of 8 are wrong;
+    # one-to-one 0, 1, 2: the 1 in cluster 0 and both 0s in cluster 1 are wrong
+    pred, true = [0, 0, 0, 0, 1, 1, 1, 2], [0, 0, 0, 1, 0, 0, 1, 2]
+    assert contingency(pred, true).tolist() == [[3, 1, 0], [2, 1, 0], [0, 0, 1]]
+    assert majority_mapping(pred, true) == {0: 0, 1: 0, 2: 2}
+    scores = score(pred, true)
+    assert (scores["majority"], scores["hungarian"], scores["live"]) == (25.0, 37.5, 3)
+    assert "validation_mapping" not in scores
+
+
+def test_more_clusters_than_classes_have_no_one_to_one_error() -> None:
+    assert score([0, 1, 1], [0, 1, 1], n_clusters=3, n_classes=2)["hungarian"] is None
+    assert score([0, 1, 1], [0, 1, 1], n_clusters=2, n_classes=2)["hungarian"] == 0.0
+
+
+def test_a_tie_goes_to_the_smaller_class() -> None:
+    assert majority_mapping([0, 0, 0, 0], [3, 1, 3, 1]) == {0: 1}
+
+
+def test_perfect_and_collapsed_clusters() -> None:
+    true = np.repeat(np.arange(4), 5)
+    perfect, collapsed = score((true + 1) % 4, true), score(np.full(20, 2), true, n_clusters=4, n_classes=4)
+    assert (perfect["majority"], perfect["hungarian"], perfect["live"]) == (0.0, 0.0, 4)
+    assert perfect["nmi"] == pytest.approx(1) and perfect["ari"] == pytest.approx(1)
+    assert (collapsed["majority"], collapsed["hungarian"], collapsed["live"]) == (75.0, 75.0, 1)
+    assert collapsed["nmi"] == pytest.approx(0) and collapsed["ari"] == pytest.approx(0)
+
+
+def test_nmi_and_ari_by_hand() -> None:
+    # two classes of 2, split as (0 0) and (1)(1): H(true) = ln 2, H(pred) = 1.5 ln 2, mutual information ln 2
+    scores = score([0, 0, 1, 2], [0, 0, 1, 1])
+    assert scores["nmi"] == pytest.approx(1 / 1.25)
+    # pairs together in both 1, in truth 2, in prediction 1, of 6: (1 - 1/3) / (1.5 - 1/3)
+    assert scores["ari"] == pytest.approx((1 - 1 / 3) / (1.5 - 1 / 3))
+
+
+def test_scores_ignore_the_names_of_clusters() -> None:
+    pred, true = draw(3, 4, 4, n=60)
+    renamed = np.array([2, 0, 3, 1])[pred]
+    assert score(pred, true) == pytest.approx(score(renamed, true))
+
+
+def test_clusters_unseen_in_validation_are_errors() -> None:
+    scores = evaluate("clustering", [0, 0, 1], [1, 1, 0], [0, 1, 2, 2], [1, 1, 0, 1], n_clusters=3, n_classes=2)
+    assert scores["test"]["validation_mapping"] == 75.0  # only the first is right; cluster 2 has no class
+    assert scores["test"]["majority"] == 25.0
+    assert scores["test"]["hungarian"] is None
+    assert scores["validation"]["validation_mapping"] == scores["validation"]["majority"] == 0.0
+
+
+def test_every_set_has_the_same_keys() -> None:
+    scores = evaluate("clustering", [0, 1], [0, 1], [0, 1], [1, 0], n_clusters=2, n_classes=2)
+    keys = {"majority", "hungarian", "nmi", "ari", "live", "validation_mapping"}
+    assert set(scores["validation"]) == set(scores["test"]) == keys
+    assert all(type(value) in (float, int) for value in scores["test"].values())
+
+
+def test_classification_counts_plain_errors() -> None:
+    scores = evaluate("classification", [0, 1], [0, 1], [1, 0, 2, 2], [0, 1, 2, 2], n_clusters=3, n_classes=3)
+    assert scores == {"validation": {"error": 0.0}, "test": {"error": 50.0}}
+    assert plain_error([1], [0]) == 100.0
+
+
+def test_tensors_and_small_integers_are_taken() -> None:
+    pred, true = torch.tensor([0, 0, 1]), torch.tensor([1, 1, 0], dtype=torch.uint8)
+    assert score(pred, true)["majority"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("pred", "true", "message"),
+    [
+        ([], [], "expected one row of integers|and some"),
+        ([0, 1], [0], "2 and 1"),
+        ([0.5], [0], "integers"),
+        ([[0]], [0], "shape"),
+        ([-1], [0], ">= 0"),
+        ([3], [0], "cluster id 3 is out of range: there are 2"),
+        ([0], [2], "class id 2 is out of range: there are 2"),
+    ],
+)
+def test_bad_input_is_refused(pred: list, true: list, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        score(pred, true, n_clusters=2, n_classes=2)
+
+
+def test_unknown_task_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown task 'regression'"):
+        evaluate("regression", [0], [0], [0], [0], 1, 1)

@@ -1,0 +1,176 @@
+"""bench.statistics against hand-worked numbers and scipy on raw samples."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench.errors import UserError
+from bench.statistics import Summary, cell, summarise, tost, verdict, welch
+
+
+def test_summary_by_hand() -> None:
+    summary = summarise([1.0, 2.0, 3.0, 4.0])
+    assert summary.n == 4 and summary.mean == 2.5
+    assert summary.std == pytest.approx(math.sqrt(5 / 3))  # squares 2.25 + 0.25 + 0.25 + 2.25 over n - 1 = 3
+    half = 3.182446 * math.sqrt(5 / 3) / 2  # t quantile 0.975 with 3 degrees of freedom, from a printed table
+    assert (summary.ci_low, summary.ci_high) == pytest.approx((2.5 - half, 2.5 + half), abs=1e-5)
+
+
+def test_one_value_has_no_deviation() -> None:
+    assert summarise([7.0]) == Summary(1, 7.0, None, None, None)
+
+
+def test_equal_values_have_deviation_zero_exactly() -> None:
+    assert summarise([0.1] * 3) == Summary(3, 0.1, 0.0, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_summary_refuses_nothing_and_the_infinite(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="expected finite values"):
+        summarise(values)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("alternative", ["two-sided", "less", "greater"])
+def test_welch_and_interval_equal_scipy_on_the_samples(seed: int, alternative: str) -> None:
+    generator = np.random.default_rng(seed)
+    a, b = generator.normal(3, 0.5, 10), generator.normal(3.3, 1, 7)
+    test = stats.ttest_ind(a, b, equal_var=False, alternative=alternative)
+    ours = summarise(a.tolist())
+    p = welch(ours.mean, ours.std or 0, 10, b.mean(), b.std(ddof=1), 7, alternative)
+    assert p == pytest.approx(test.pvalue, rel=1e-9)
+    assert (ours.ci_low, ours.ci_high) == pytest.approx(tuple(stats.t.interval(0.95, 9, a.mean(), stats.sem(a))))
+
+
+def test_welch_by_hand() -> None:
+    # variances of the means 1 and 1, so t = 2 / sqrt(2), and 2^2 / (1/3 + 1/3) = 6 degrees of freedom
+    assert welch(5, 2, 4, 3, 2, 4) == pytest.approx(2 * stats.t.sf(2 / math.sqrt(2), 6))
+
+
+def test_tost_by_hand() -> None:
+    # difference 0.5, standard error sqrt(2), 6 degrees of freedom, margin 2: the upper bound is the nearer one
+    assert tost(3.5, 2, 4, 3, 2, 4, margin=2) == pytest.approx(stats.t.cdf((0.5 - 2) / math.sqrt(2), 6))
+    assert tost(3, 2, 4, 3.5, 2, 4, margin=2) == pytest.approx(tost(3.5, 2, 4, 3, 2, 4, margin=2))
+
+
+def test_without_deviation_the_answers_are_certain() -> None:
+    assert welch(1, 0, 3, 1, 0, 3) == 1.0 and welch(1, 0, 3, 2, 0, 3) == 0.0
+    assert welch(1, 0, 3, 2, 0, 3, "less") == 0.0 and welch(1, 0, 3, 2, 0, 3, "greater") == 1.0
+    assert tost(1, 0, 3, 1.5, 0, 3, margin=1) == 0.0 and tost(1, 0, 3, 2.5, 0, 3, margin=1) == 1.0
+    assert 0 < welch(1, 0, 3, 2, 1, 3) < 1
+
+
+def test_tests_refuse_what_they_cannot_answer() -> None:
+    with pytest.raises(ValueError, match="n >= 2"):
+        welch(1, 0.1, 1, 2, 0.1, 10)
+    with pytest.raises(ValueError, match="std >= 0"):
+        welch(1, -0.1, 3, 2, 0.1, 10)
+    with pytest.raises(ValueError, match="margin > 0"):
+        tost(1, 0.1, 3, 2, 0.1, 10, margin=0)
+
+
+OURS = Summary(10, 3.4, 0.4, 3.11, 3.69)
+
+
+@pytest.mark.parametrize(
+    ("ours", "mean", "std", "n", "word"),
+    [
+        (OURS, 3.32, 0.39, 10, "reproduced"),
+        (
+            Summary(10, 3.9, 0.05, 3.86, 3.94),
+            3.32,
+            0.05,
+            10,
+            "reproduced",
+        ),  # significantly worse, yet within the margin
+        (Summary(10, 6.0, 0.4, 5.7, 6.3), 3.32, 0.39, 10, "not reproduced"),
+        (Summary(10, 1.0, 0.4, 0.7, 1.3), 3.32, 0.39, 10, "better"),
+        (Summary(3, 5.0, 3.0, -2.5, 12.5), 3.32, 0.39, 10, "inconclusive"),
+        (Summary(3, 3.32, 0.0, 3.32, 3.32), 3.32, 0.0, 10, "reproduced"),
+        (Summary(3, 9.0, 0.0, 9.0, 9.0), 3.32, 0.0, 10, "not reproduced"),
+        (Summary(2, 3.32, 0.1, 2.4, 4.2), 3.32, 0.39, 10, "too few trials (2)"),
+        (Summary(1, 3.32), 3.32, 0.39, 10, "too few trials (1)"),
+        (OURS, 5.54, None, None, "no test (no published std)"),
+        (OURS, 5.54, 0.1, None, "no test (no published n)"),
+    ],
+)
+def test_verdict_words(ours: Summary, mean: float, std: float | None, n: int | None, word: str) -> None:
+    assert verdict(ours, mean, std, n, margin=1.0).word == word
+
+
+def test_verdict_where_higher_is_better() -> None:
+    better = Summary(10, 0.95, 0.01, 0.943, 0.957)
+    assert verdict(better, 0.8, 0.01, 10, margin=0.02, lower_is_better=False).word == "better"
+    assert verdict(better, 0.99, 0.01, 10, margin=0.02, lower_is_better=False).word == "not reproduced"
+
+
+def test_a_quick_run_is_never_a_reproduction() -> None:
+    assert verdict(OURS, 3.32, 0.39, 10, margin=1.0, comparable=False).word == "quick run, not a reproduction"
+
+
+def test_verdict_details() -> None:
+    assert verdict(OURS, 5.54, None, None, margin=1.0).detail == "-2.14, 95 % CI -2.43 to -1.85"
+    assert verdict(Summary(1, 4.0), 3.5, 0.1, 10, margin=1.0).detail == "+0.50"
+    detail = verdict(OURS, 3.32, 0.39, 10, margin=1.0).detail
+    assert detail == "+0.08, TOST p < 0.001, Welch p 0.656"
+
+
+def make(row: str, seed: int, error: float = 3.0, status: str = "done", **more: Any) -> dict[str, Any]:
+    """What a cell reads of a record."""
+    return {
+        "trial": {"suite": "mnist_unsup", "row": row, "budget": "paper", "seed": seed},
+        "status": status,
+        "reason": None,
+        "result": {"last": {"test": {"majority": error}}, "weights_sha256": f"{row}{seed}"}
+        if status == "done"
+        else None,
+        "data": {"digest": "d1"},
+        "run": {"git": {"sha": "a" * 40, "dirty": False}},
+        **more,
+    }
+
+
+def test_failures_are_shown_and_never_averaged() -> None:
+    found = cell(
+        [make("aae", 0, 4.0), make("aae", 1, 99.0, status="diverged"), make("aae", 2, 6.0)], "test.majority", 3
+    )
+    assert found.text() == "5.00 ± 1.41 (2 of 3), 1/3 diverged"
+    assert found.notes == ("Not in the mean: seed 1 diverged (no reason recorded).",)
+    assert cell([make("aae", 0, status="failed")], "test.majority", 1).text() == "1/1 failed"
+
+
+def test_few_trials_carry_their_number() -> None:
+    assert cell([make("aae", 0, 4.0)], "test.majority", 10).text() == "4.00 (1 of 10)"
+    assert cell([make("aae", 0, 4.0)], "test.majority", 1).text() == "4.00 (1)"
+    assert cell([], "test.majority", 10).text() == ""
+
+
+def test_mixed_code_data_and_dirty_trees_are_told() -> None:
+    other = make("aae", 1, run={"git": {"sha": "b" * 40, "dirty": True}}, data={"digest": "d2", "note": ""})
+    notes = cell([make("aae", 0), other], "test.majority", 2).notes
+    assert notes == (
+        "Run from a working tree with uncommitted changes: seeds 1.",
+        "Mixes git revisions: aaaaaaaaaaaa, bbbbbbbbbbbb.",
+        "Mixes versions of the data: d1, d2.",
+    )
+    assert cell([make("aae", 0, run={"git": None})], "test.majority", 1).notes == ()
+
+
+def test_equal_weights_and_equal_seeds_are_refused() -> None:
+    one, two = make("aae", 0), make("aae", 4)
+    two["result"]["weights_sha256"] = one["result"]["weights_sha256"]
+    with pytest.raises(UserError, match="row aae, seed 4: equal final weights as the record of seed 0"):
+        cell([one, two], "test.majority", 10)
+    with pytest.raises(UserError, match="equal seed"):
+        cell([one, one], "test.majority", 10)
+    one["result"]["weights_sha256"] = two["result"]["weights_sha256"] = None
+    assert cell([one, two], "test.majority", 2).text() == "3.00 ± 0.00 (2)"
+
+
+@pytest.mark.parametrize("metric", ["test.mojority", "best.majority", "test.majority.deep", "test"])
+def test_a_metric_that_no_record_has_is_refused(metric: str) -> None:
+    with pytest.raises(UserError, match=f"seed 0: the record has no {metric}"):
+        cell([make("aae", 0)], metric, 1)

@@ -1,0 +1,237 @@
+"""bench.table, with records made by hand; tests/golden holds the expected tables.
+
+After a wanted change of layout: `AMM_GOLDEN=write python -m pytest tests/test_table.py`, then read the diff.
+"""
+
+import json
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import bench.lines
+import bench.table
+from bench.errors import UserError
+from bench.suite import Budget, Published, Row, Suite
+from bench.table import encodable, main, render, write
+
+GOLDEN = Path(__file__).parent / "golden"
+HOW = "mean of 10 trials, all mappings, test set"
+
+
+def make_row(name: str, label: str, published: Published | None = None, **more: Any) -> Row:
+    return Row(row=name, label=label, method=f"models.{name}:Method", published=published, **more)
+
+
+SUITE = Suite(
+    suite="mnist_unsup",
+    title="Unsupervised clustering of MNIST",
+    artefact="Table 1, MNIST",
+    data="mnist",
+    task="clustering",
+    metric="test.majority",
+    validation=5000,
+    seeds=tuple(range(10)),
+    margin=1.0,
+    batch=100,
+    budgets={
+        "quick": Budget("quick", steps=500, validate=100, label="quick: 500 steps, not comparable"),
+        "paper": Budget("paper", epochs=100, comparable=True),
+    },
+    rows=(
+        make_row("amm_k10", "AMM", Published(3.32, 0.39, 10, None, "Table 1", HOW), config={"components": 10}),
+        make_row("aae", "AAE, p(y|x)", Published(4.1, 1.13, 5, None, "Table 1", "mean"), departures=("Own code_1.",)),
+        make_row("vade", "VaDE", Published(5.54, metric="test.hungarian", source="Table 1", how="best run, whole set")),
+        make_row("kmeans", "k-means on pixels", departures=("Own code_1.",)),
+        make_row("gmvae", "GMVAE", Published(7.23, 1.6, source="Table 1"), config={"components": 30}),
+    ),
+)
+
+
+def make(row: str, seed: int, error: float = 3.0, budget: str = "paper", status: str = "done", **more: Any) -> dict:
+    """A record as bench.record stores it."""
+    score = {"majority": error, "hungarian": error + 1, "validation_mapping": error + 0.1}
+    at: dict[str, Any] = {"step": 5000, "test": {**score, "nmi": 0.9 - error / 100, "ari": 0.8, "live": 10}}
+    result = {
+        "last": at,
+        "selected": {**at, "step": 4000 + 100 * seed},
+        "best_on_test": {**at, "test": {**at["test"], "majority": error - 0.5, "hungarian": error}},
+        "weights_sha256": f"{row}-{budget}-{seed}",
+    }
+    return {
+        "digest": f"{row}-{budget}-{seed}",
+        "trial": {"suite": "mnist_unsup", "row": row, "budget": budget, "seed": seed, "config": {"components": 10}},
+        "status": status,
+        "reason": None,
+        "result": result if status in ("done", "diverged") else None,
+        "data": {"digest": "d1", "note": "MNIST, 60,000 images."},
+        "run": {"git": {"sha": "a" * 40, "dirty": False}},
+        "departures": ["Table 6 read as printed."] if row == "amm_k10" else [],
+        **more,
+    }
+
+
+def yours() -> list[dict]:
+    records = [make("amm_k10", seed, 3.3 + 0.1 * (seed % 5)) for seed in range(10)]
+    records += [make("aae", seed, 8.0 + seed / 5) for seed in range(7)]
+    records += [make("aae", 7, 50.0, status="diverged", reason="loss d is nan at step 120")]
+    records += [
+        make("aae", 8, 60.0, status="diverged", reason="loss d is nan at step 90"),
+        make("aae", 9, status="killed"),
+    ]
+    return [*records, make("kmeans", 0, 46.5)]
+
+
+def reference() -> list[dict]:
+    records = [make("amm_k10", seed, 3.5 + 0.1 * (seed % 3)) for seed in range(10)]
+    records += [make("vade", seed, 9 + seed, budget="quick") for seed in range(3)]
+    return [*records, *(make("vade", seed, 5 + seed) for seed in range(3))]
+
+
+def quick() -> list[dict]:
+    return [make("amm_k10", seed, 3.3 + 0.1 * (seed % 5), budget="quick") for seed in range(10)]
+
+
+def compare(name: str, text: str) -> None:
+    path = GOLDEN / name
+    if os.environ.get("AMM_GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8", newline="\n")
+    assert text == path.read_bytes().decode()
+
+
+@pytest.mark.parametrize(("fmt", "suffix"), [("markdown", "md"), ("latex", "tex"), ("csv", "csv")])
+def test_golden_tables(fmt: str, suffix: str) -> None:
+    compare(f"table_paper.{suffix}", render(SUITE, "paper", reference(), yours(), fmt, ["Left out: 2 records."]))
+    compare(f"table_quick.{suffix}", render(SUITE, "quick", reference(), quick() + yours(), fmt))
+
+
+@pytest.mark.parametrize("fmt", ["markdown", "latex", "csv"])
+def test_the_order_of_records_does_not_matter(fmt: str) -> None:
+    mine, shipped = yours(), reference()
+    first = render(SUITE, "paper", shipped, mine, fmt)
+    random.Random(1).shuffle(mine)
+    random.Random(2).shuffle(shipped)
+    assert render(SUITE, "paper", shipped, mine, fmt) == first
+
+
+def line_of(text: str, label: str) -> list[str]:
+    found = next(line for line in text.splitlines() if line.startswith(f"| {label}"))
+    return [part.strip() for part in found.replace("\\|", "").split("|")[1:-1]]
+
+
+def test_absent_rows_and_numbers_are_a_dash() -> None:
+    row = line_of(render(SUITE, "paper", [], [], "markdown"), "GMVAE")
+    assert row[2].startswith("7.23 ± 1.60 [") and [row[1], *row[3:]] == ["30", "–", "–", "–"]
+
+
+def test_a_quick_run_is_never_printed_as_a_reproduction() -> None:
+    for fmt in ("markdown", "latex", "csv"):
+        text = render(SUITE, "quick", [], quick(), fmt)
+        assert "quick run, not a reproduction" in text and "quick: 500 steps, not comparable" in text
+        assert "reproduced" not in text
+
+
+def test_a_verdict_on_fewer_trials_says_so() -> None:
+    row = line_of(render(SUITE, "paper", reference(), yours(), "markdown"), "AAE")
+    assert row[-1].startswith("not reproduced (7 of 10 trials): +")
+    assert row[-2].startswith("8.60 ± 0.43 (7 of 10), 2/10 diverged, 1/10 killed [")
+
+
+def test_only_failures_give_no_verdict() -> None:
+    row = line_of(
+        render(SUITE, "paper", [], [make("amm_k10", 0, status="failed", reason="no space")], "markdown"), "AMM"
+    )
+    assert row[-1] == "no result" and row[-2].startswith("1/10 failed [")
+
+
+def test_the_reference_of_the_same_budget_comes_first() -> None:
+    records = reference()
+    assert line_of(render(SUITE, "paper", records, [], "markdown"), "VaDE")[3] == "7.00 ± 1.00 (3 of 10)"
+    assert line_of(render(SUITE, "quick", records, [], "markdown"), "VaDE")[3].startswith(
+        "11.00 ± 1.00 (3 of 10), quick"
+    )
+    assert "(10), paper budget" in line_of(render(SUITE, "quick", records, [], "markdown"), "AMM")[3]
+
+
+def test_classification_has_its_own_second_table() -> None:
+    record = make("kmeans", 0)
+    record["result"]["last"] = {"step": 1, "test": {"error": 12.5}}
+    record["result"]["selected"] = record["result"]["best_on_test"] = None
+    suite = replace(SUITE, task="classification", metric="test.error", rows=SUITE.rows[3:4], seeds=(0,))
+    text = render(suite, "paper", [], [record], "markdown")
+    assert "12.50 (1)" in text and "| error %" in text and "NMI" not in text
+
+
+def test_terminals_without_the_signs_get_ascii() -> None:
+    assert encodable("3 ± 1, –, é", "ascii") == "3 +/- 1, -, ?"
+    assert encodable("3 ± 1, –", "utf-8") == encodable("3 ± 1, –", None) == "3 ± 1, –"
+
+
+def test_writing_replaces_whole_files_and_explains_failure(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "table.md"
+    write(path, "old")
+    write(path, "±\n")
+    assert path.read_bytes() == "±\n".encode() and [item.name for item in path.parent.iterdir()] == ["table.md"]
+    with pytest.raises(UserError, match="cannot write .*choose another --out"):
+        write(path / "below_a_file.md", "text")
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Command-line options over three records of yours, one stale and one unreadable, and another seed shipped."""
+
+    def plan(suite: Suite, budget: str, only: Any = None, seeds: Any = None) -> list[SimpleNamespace]:
+        if budget not in suite.budgets:
+            raise UserError(f"unknown budget {budget}")
+        chosen = suite.seeds if seeds is None else seeds
+        return [SimpleNamespace(digest=f"{row.row}-{budget}-{seed}") for row in suite.rows for seed in chosen]
+
+    def read(path: Path) -> dict:
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} is no record") from error
+
+    for module in (bench.table, bench.lines):
+        monkeypatch.setattr(module, "trials", plan)
+    monkeypatch.setattr(bench.lines, "read", read)
+    monkeypatch.setattr(bench.table, "load_suite", lambda name: SUITE)
+    files = {
+        "runs/0": make("aae", 0, 4.0),
+        "runs/1": make("aae", 1, 5.0, digest="old"),
+        "reference/77": make("aae", 77, 8),
+    }
+    for name, record in files.items():
+        root, seed = name.split("/")
+        path = tmp_path / root / "mnist_unsup" / "paper" / "aae" / f"seed{int(seed):02}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+    (tmp_path / "runs/mnist_unsup/paper/aae/seed02.json").write_text('{"half')
+    return ["--suite", "mnist_unsup", "--runs", str(tmp_path / "runs"), "--reference", str(tmp_path / "reference")]
+
+
+def test_command_line_reads_prints_and_counts_what_it_leaves_out(
+    stored: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    assert main(stored) == 0
+    out, err = capsys.readouterr()
+    assert line_of(out, "AAE")[3:5] == ["8.00 (1 of 10)", "4.00 (1 of 10)"]
+    assert "Left out: 1 stored under paper, of another configuration or seed than planned now." in out
+    assert "Left out, unreadable: mnist_unsup/paper/aae/seed02.json." in out
+    assert err.startswith("warning: ") and err.endswith("seed02.json is no record\n")
+
+
+def test_command_line_writes_the_same_bytes_twice(stored: list[str], tmp_path: Path) -> None:
+    for name in ("a.md", "b.md"):
+        assert main([*stored, "--out", str(tmp_path / name)]) == 0
+    assert (tmp_path / "a.md").read_bytes() == (tmp_path / "b.md").read_bytes()
+    assert (tmp_path / "a.md").read_text(encoding="utf-8").startswith("## Unsupervised clustering of MNIST\n")
+
+
+def test_command_line_mistakes_end_with_2_and_one_line(stored: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main([*stored, "--budget", "papier"]) == 2
+    assert capsys.readouterr().err == "error: unknown budget papier\n"
