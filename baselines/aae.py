@@ -3,13 +3,15 @@
 The encoder splits x into a category y and a style z; two discriminators push y towards Cat(1/K) and z towards N(0, I).
 
 A reimplementation: the authors published no code and not the settings of this experiment. It follows
-musyoku/adversarial-autoencoder, run/unsupervised/clustering, but for: pixels in [0, 1] behind a sigmoid instead of
-[-1, 1] behind tanh (weight 4 makes up for the scale), one logit instead of a softmax over two, no clipping of gradients.
-The paper labels a cluster by its most confident validation example; here the bench scores all methods alike.
+musyoku/adversarial-autoencoder, run/unsupervised/clustering, but for pixels in [0, 1] behind a sigmoid instead of
+[-1, 1] behind tanh (weight 4 makes up for the scale), one logit instead of a softmax over two, gradients not clipped
+(at a norm of 5 there). The paper labels a cluster by its most confident validation example; the bench scores all
+methods alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +26,7 @@ from models.noise import Noise
 
 
 @dataclass(frozen=True)
-class Config:
+class AAEConfig:
     """Knobs of AAE; defaults are musyoku's unless said otherwise."""
 
     components: int = 30  # K; the paper has 16 and 30, Table 1 of AMM takes 30
@@ -40,36 +42,32 @@ class Config:
     init_std: float = 0.01  # weights ~ N(0, init_std²), biases 0
 
 
-def mlp(inputs: int, hidden: int, outputs: int, batchnorm: bool = False) -> nn.Sequential:
-    """Two hidden layers of rectified units and a linear one; the weights are left for `draw_` to fill."""
+def mlp(inputs: int, hidden: int, outputs: int, batchnorm: bool, std: float, noise: Noise) -> nn.Sequential:
+    """Two hidden layers of rectified units and a linear one; weights ~ N(0, std²) and biases 0."""
     layers: list[nn.Module] = []
     for a, b in ((inputs, hidden), (hidden, hidden)):
-        layers += [nn.utils.skip_init(nn.Linear, a, b), *[nn.BatchNorm1d(b)] * batchnorm, nn.ReLU()]
-    return nn.Sequential(*layers, nn.utils.skip_init(nn.Linear, hidden, outputs))
-
-
-def draw_(net: nn.Module, std: float, noise: Noise) -> None:
-    """Weights ~ N(0, std²) and biases 0 in the linear layers of `net`, which moves to the noise's device."""
-    for layer in net.to(noise.device).modules():
+        layers += [nn.utils.skip_init(nn.Linear, a, b), *([nn.BatchNorm1d(b)] if batchnorm else []), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.utils.skip_init(nn.Linear, hidden, outputs)).to(noise.device)
+    for layer in net:
         if isinstance(layer, nn.Linear):
             layer.weight.data = noise.normal(*layer.weight.shape).mul_(std)
             layer.bias.data.zero_()
+    return net
 
 
 class AAE(Method):
     """Each step plays three phases: reconstruction, both discriminators, and the encoder against them."""
 
-    Config = Config
+    Config = AAEConfig
 
-    def __init__(self, config: Config, spec: Spec, noise: Noise) -> None:
+    def __init__(self, config: AAEConfig, spec: Spec, noise: Noise) -> None:
         super().__init__(config, spec, noise)
         c = config
         pixels, code = torch.Size(spec.shape).numel(), c.components + c.z_dim
-        self.encoder = mlp(pixels, c.hidden, code, c.batchnorm)  # heads: logits of y, then z
-        self.decoder = mlp(code, c.hidden, pixels, c.batchnorm)
-        self.d_y = mlp(c.components, c.hidden, 1)
-        self.d_z = mlp(c.z_dim, c.hidden, 1)
-        draw_(self, c.init_std, noise)
+        self.encoder = mlp(pixels, c.hidden, code, c.batchnorm, c.init_std, noise)  # heads: logits of y, then z
+        self.decoder = mlp(code, c.hidden, pixels, c.batchnorm, c.init_std, noise)
+        self.d_y = mlp(c.components, c.hidden, 1, False, c.init_std, noise)
+        self.d_z = mlp(c.z_dim, c.hidden, 1, False, c.init_std, noise)
 
         self.e_parameters = list(self.encoder.parameters())
         self.r_parameters = list(self.decoder.parameters())
@@ -110,7 +108,7 @@ class AAE(Method):
         return {name: value.detach() for name, value in named.items()}
 
     def _judge(self, discriminator: nn.Module, code: Tensor, noise: Noise) -> Tensor:
-        """Logits [B] that codes come from the prior, of codes with Gaussian noise: y has to hide that it is no one-hot."""
+        """Logits [B] that codes come from the prior; the noise on them hides that y is no exact one-hot."""
         return discriminator(code + self.config.noise * noise.normal(*code.shape)).flatten()
 
     def predict(self, x: Tensor) -> Tensor:
@@ -130,7 +128,7 @@ class AAE(Method):
         return self.decode(*self.encode(x))
 
 
-def _descend(loss: Tensor, parameters: list[Tensor], *optimizers: torch.optim.Optimizer) -> None:
+def _descend(loss: Tensor, parameters: Sequence[Tensor], *optimizers: torch.optim.Optimizer) -> None:
     """One step on `loss` of these parameters alone."""
     for optimizer in optimizers:
         optimizer.zero_grad()

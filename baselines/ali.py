@@ -41,19 +41,19 @@ class WithoutY(Table):
             for row in rows:
                 if row.inputs and cut.issuperset(row.inputs):
                     cut.add(row.name)
-        channels = {row.name: row.channels for row in rows}
+        channels = {row.name: 0 if row.name in cut else row.channels for row in rows}
         kept = []
         for row in rows:
             inputs = tuple(name for name in row.inputs if name not in cut)
-            fewer = row.join == "|" and len(inputs) < len(row.inputs)
-            width = sum(channels[name] for name in inputs) if fewer else row.channels
+            joined = row.join == "|" and not row.width
+            width = sum(channels[name] for name in row.inputs) if joined else row.channels
             if row.name not in cut:
                 kept.append(replace(row, inputs=inputs, channels=width))
         return kept
 
 
 @dataclass(frozen=True)
-class Config:
+class ALIConfig:
     """Knobs of ALI; a default that AMM has too is AMM's."""
 
     nets: Literal["mnist", "digits", "plane"] = "mnist"  # layer tables: models/<nets>.py without y
@@ -70,16 +70,16 @@ class Config:
 class ALI(Method):
     """Encoder Gz(x) and decoder Gx(z) against D(x, z), all updated at once from one forward pass, as in ALI's code."""
 
-    Config = Config
+    Config = ALIConfig
     centres: Tensor
 
-    def __init__(self, config: Config, spec: Spec, noise: Noise) -> None:
+    def __init__(self, config: ALIConfig, spec: Spec, noise: Noise) -> None:
         super().__init__(config, spec, noise)
         c = config
         nets = importlib.import_module(f"models.{c.nets}")
 
-        def net(table: Table, momentum: float = c.momentum) -> Net:
-            return Net(WithoutY(**vars(table)), c.components, noise, momentum, c.init_std)
+        def net(table: Table) -> Net:
+            return Net(WithoutY(**vars(table)), c.components, noise, c.momentum, c.init_std)
 
         self.encoder = net(nets.ENCODER)  # Gz(x)
         self.decoder = net(nets.DECODER)  # Gx(z)
@@ -105,8 +105,7 @@ class ALI(Method):
         def logit(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
             return self.logit(x, z, noise) + y.sum(1)
 
-        y = q[0].new_empty(len(q[0]), 0)
-        u = noise.uniform(len(y))
+        y, u = q[0].new_empty(len(q[0]), 0), noise.uniform(len(q[0]))
         return self.config.penalty_weight * gradient_penalty(logit, (q[0], y, q[1]), (p[0], y, p[1]), u)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -130,8 +129,8 @@ class ALI(Method):
     def finish(self, data: Data) -> None:
         """k-means on the embeddings of all training examples."""
         features = torch.cat([self.embed(x) for x in data.batches()])
-        c = self.config
-        self.centres.copy_(fit_centres(features, c.components, c.n_init, data.noise.seed()))
+        centres = fit_centres(features, self.config.components, self.config.n_init, data.noise.seed())
+        self.centres.copy_(centres)
 
     def predict(self, x: Tensor) -> Tensor:
         """The centre nearest to the embedding, int64 [B]."""

@@ -13,7 +13,7 @@ from models.noise import Noise
 
 
 @dataclass(frozen=True)
-class Config:
+class KMeansConfig:
     """Knobs of k-means."""
 
     components: int = 10  # number of centres
@@ -23,11 +23,11 @@ class Config:
 class KMeans(Method):
     """Lloyd's algorithm from k-means++ starts, on all training examples at once."""
 
-    Config = Config
+    Config = KMeansConfig
     iterative = False
     centres: Tensor
 
-    def __init__(self, config: Config, spec: Spec, noise: Noise) -> None:
+    def __init__(self, config: KMeansConfig, spec: Spec, noise: Noise) -> None:
         super().__init__(config, spec, noise)
         pixels = torch.Size(spec.shape).numel()
         self.register_buffer("centres", torch.zeros(config.components, pixels, device=noise.device))

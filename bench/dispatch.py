@@ -167,7 +167,11 @@ class Dispatcher:
 
 
 def _environment(job: Job) -> dict[str, str]:
-    """The child's environment: where the package lies, its threads, and what deterministic matrix products need."""
+    """The child's environment: where the package lies, its threads, deterministic matrix products, memory kept.
+
+    glibc returns large buffers to the system at once and pays a page fault for every page of the next one; keeping them
+    makes elementwise work on a CPU two to three times as fast.
+    """
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     threads = str(job.threads)
     return {
@@ -176,6 +180,9 @@ def _environment(job: Job) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "MALLOC_MMAP_THRESHOLD_": str(2**32),
+        "MALLOC_TRIM_THRESHOLD_": str(2**33),
+        "MALLOC_TOP_PAD_": str(2**28),
     }
 
 

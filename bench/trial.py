@@ -98,7 +98,7 @@ def _run(job: Job, path: Path) -> int:
     """The locked part of `run`."""
     stop = Stop(job.seconds)
     torch.set_num_threads(job.threads)
-    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    facts = _run_facts(job)  # before training: the sources may change on disk meanwhile
     current = Run(job.trial, torch.device(job.device), Path(job.data_root) if job.data_root else None)
     saved = path.with_suffix(".checkpoint")
     state, remarks = checkpoint.load(saved, job.trial.digest)
@@ -119,7 +119,7 @@ def _run(job: Job, path: Path) -> int:
             status, reason = "interrupted", f"at step {current.step} of {current.steps}"
     except Diverged as error:
         status, reason = "diverged", str(error)
-    about = _run_facts(job, current, started, remarks)
+    about = {**facts, "seconds": round(current.seconds, 3), "resumed": current.resumed, "remarks": remarks}
     result = current.result() if status in record.FINAL else None
     record.write(path, record.new_record(job.trial, status, reason, result, _data_facts(current), about))
     if status == "interrupted":
@@ -147,16 +147,13 @@ def _data_facts(run: Run) -> dict[str, Any]:
     return {"name": name, "digest": run.dataset.digest, "split_digest": run.dataset.split_digest, "note": note}
 
 
-def _run_facts(job: Job, run: Run, started: str, remarks: list[str]) -> dict[str, Any]:
+def _run_facts(job: Job) -> dict[str, Any]:
     """What is not part of the result: clock, device, versions, code."""
-    cuda = run.noise.device.type == "cuda"
+    device = torch.device(job.device)
     return {
-        "started": started,
-        "seconds": round(run.seconds, 3),
-        "resumed": run.resumed,
-        "remarks": remarks,
-        "device": run.noise.device.type,
-        "device_name": torch.cuda.get_device_name(run.noise.device) if cuda else provenance.cpu_name(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else provenance.cpu_name(),
         "precision": "fp32",
         "engine": "eager",
         "threads": job.threads,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -35,17 +33,20 @@ class Noise:
         """Draws from U[0, 1)."""
         return torch.rand(*shape, generator=self.generator, device=self.device)
 
-    def keep(self, shape: torch.Size | tuple[int, ...], p: float) -> Tensor:
-        """A dropout mask: 0 with probability `p` (to 16 bits), otherwise 1 / (1 - p), so that its mean is 1.
+    def keep(self, like: Tensor, p: float) -> Tensor:
+        """A dropout mask for `like`: 0 with probability `p` (to 16 bits), else 1 / (1 - p), so that its mean is 1.
 
         Four elements share one 64-bit draw: several times faster than a Bernoulli draw each on a CPU, where masks would
-        otherwise take a third of a step.
+        otherwise take a third of a step. The mask has the memory layout of `like`, so that their product is one sweep.
         """
-        n = math.prod(shape)
+        n = like.numel()
         words = torch.empty(-(-n // 4), dtype=torch.int64, device=self.device)
         bits = words.random_(-(2**63), None, generator=self.generator).view(torch.int16)[:n]
-        kept = bits >= round(p * 2**16) - 2**15
-        return kept.view(shape) * (1.0 / (1.0 - p))
+        mask = bits.float().ge_(round(p * 2**16) - 2**15).mul_(1.0 / (1.0 - p))
+        if like.is_contiguous() or like.ndim != 4:
+            return mask.view(like.shape)
+        n_images, channels, height, width = like.shape
+        return mask.view(n_images, height, width, channels).permute(0, 3, 1, 2)
 
     def categorical(self, probabilities: Tensor, n: int) -> Tensor:
         """`n` category ids, int64 [n], drawn with the given probabilities, float [K]."""

@@ -1,0 +1,176 @@
+"""AAE: initialisation, the three phases, learning on made-up images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from baselines.aae import AAE
+from models.method import Batch, Spec
+from models.noise import Noise
+
+SPEC = Spec("toy", (1, 4, 4), 3)
+
+
+def aae(seed: int = 0, spec: Spec = SPEC, **config: Any) -> AAE:
+    small: dict[str, Any] = {"components": 3, "hidden": 32, "z_dim": 2, "init_std": 0.2}
+    return AAE(AAE.Config(**small | config), spec, Noise.seeded(seed))
+
+
+def batch(n: int = 30, seed: int = 1) -> Batch:
+    """Images whose bright row is row i mod 3."""
+    noise = Noise.seeded(seed)
+    x = 0.1 * noise.uniform(n, 1, 4, 4)
+    x[torch.arange(n), 0, torch.arange(n) % 3] += 0.8
+    return Batch(x, noise)
+
+
+def weights(method: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in method.named_parameters()}
+
+
+def moved(method: AAE, before: dict[str, Tensor]) -> set[str]:
+    """The nets with a parameter that changed."""
+    return {name.split(".")[0] for name, p in method.named_parameters() if not torch.equal(p, before[name])}
+
+
+def test_weights_are_drawn_from_the_noise_alone() -> None:
+    first = weights(aae(hidden=200, init_std=0.05))
+    torch.manual_seed(7)
+    for name, value in weights(aae(hidden=200, init_std=0.05)).items():
+        assert torch.equal(value, first[name])
+    assert float(first["encoder.2.weight"].std()) == pytest.approx(0.05, rel=0.02)
+    assert all(not value.any() for name, value in first.items() if name.endswith("bias"))
+    assert not torch.equal(first["encoder.0.weight"], weights(aae(1, hidden=200))["encoder.0.weight"])
+
+
+def test_batchnorm_is_in_encoder_and_decoder_only() -> None:
+    method = aae(batchnorm=True)
+    counts = [
+        sum(isinstance(layer, nn.BatchNorm1d) for layer in net.modules())
+        for net in (method.encoder, method.decoder, method.d_y, method.d_z)
+    ]
+    assert counts == [2, 2, 0, 0]
+    assert len(method.encoder) == 7
+
+
+def test_zero_nets_cost_the_known_losses() -> None:
+    method = aae(init_std=0.0)
+    data = batch()
+    losses = method.update(Batch(torch.ones_like(data.x), data.noise))
+    assert float(losses["reconstruction"]) == pytest.approx(0.25)
+    for name, value in {"d_y": 2, "d_z": 2, "e_y": 1, "e_z": 1}.items():
+        assert float(losses[name]) == pytest.approx(value * math.log(2), abs=1e-3)
+
+
+def test_discriminators_see_codes_with_noise_of_the_given_std() -> None:
+    def spread(code: Tensor) -> Tensor:
+        return code.std(dim=1, keepdim=True)
+
+    method = aae(noise=0.3)
+    judged = method._judge(spread, torch.ones(1, 100_000), Noise.seeded(0))  # type: ignore[arg-type]
+    assert judged.shape == (1,)
+    assert float(judged) == pytest.approx(0.3, rel=0.02)
+    assert float(aae(noise=0.0)._judge(spread, torch.ones(1, 9), Noise.seeded(0))) == 0  # type: ignore[arg-type]
+
+
+def test_the_prior_of_y_is_one_hot_and_uniform() -> None:
+    method, seen = aae(), []
+    judge: Callable[..., Tensor] = method._judge
+
+    def spy(net: nn.Module, code: Tensor, noise: Noise) -> Tensor:
+        seen.append((net, code))
+        return judge(net, code, noise)
+
+    method._judge = spy  # type: ignore[method-assign, assignment]
+    method.update(batch(3000))
+    (net, prior), (_, y) = seen[:2]
+    assert net is method.d_y
+    assert torch.equal(prior.max(1).values, torch.ones(3000))
+    torch.testing.assert_close(prior.mean(0), torch.full((3,), 1 / 3), atol=0.03, rtol=0)
+    torch.testing.assert_close(y.sum(1), torch.ones(3000))
+    assert not y.requires_grad
+
+
+def silence(method: AAE, names: tuple[str, ...]) -> None:
+    """The optimisers of these names stop moving anything."""
+    for name in names:
+        for group in method.optimizers()[name].param_groups:
+            group["lr"] = 0.0
+
+
+@pytest.mark.parametrize(
+    ("silenced", "expected"),
+    [
+        (("e_adam", "r_adam"), {"d_y", "d_z"}),
+        (("d_adam", "e_adam"), {"decoder"}),
+        (("d_adam", "r_adam"), {"encoder"}),
+        (("d_adam",), {"encoder", "decoder"}),
+    ],
+)
+def test_each_optimiser_moves_its_own_players(silenced: tuple[str, ...], expected: set[str]) -> None:
+    method = aae()
+    silence(method, silenced)
+    before = weights(method)
+    method.update(batch())
+    assert moved(method, before) == expected
+
+
+def test_adversarial_gradients_reach_the_encoder_and_no_discriminator() -> None:
+    """Without reconstruction and with D held still, the third phase alone moves anything: the encoder."""
+    method = aae(reconstruction_weight=0.0)
+    silence(method, ("d_adam",))
+    before = weights(method)
+    method.update(batch())
+    assert moved(method, before) == {"encoder"}
+
+
+def test_reconstruction_improves() -> None:
+    method, data = aae(learning_rate=5e-3), batch()
+    first = float(method.update(data)["reconstruction"])
+    for _ in range(60):
+        losses = method.update(data)
+    assert all(math.isfinite(float(value)) for value in losses.values())
+    assert float(losses["reconstruction"]) < first / 4
+
+
+def test_categories_find_the_bright_row() -> None:
+    method = aae(learning_rate=5e-3, beta1=0.5, batchnorm=True, z_dim=1)
+    for step in range(300):
+        method.update(batch(60, seed=step))
+    predicted = method.eval().predict(batch(60, seed=999).x)
+    assert len(set(predicted[:3].tolist())) == 3
+    assert torch.equal(predicted, predicted[:3].repeat(20))
+
+
+def test_same_seed_same_weights() -> None:
+    runs = []
+    for seed in (0, 0, 5):
+        method = aae(seed)
+        for step in range(3):
+            method.update(batch(seed=step))
+        runs.append(weights(method))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not any(torch.equal(runs[0][name], runs[2][name]) for name in runs[0] if name.endswith("weight"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("output", "low", "high"), [("sigmoid", 0.0, 1.0), ("linear", -math.inf, math.inf)])
+def test_answers(output: str, low: float, high: float) -> None:
+    spec = Spec("plane", (2, 1, 1), 3)
+    method, x = aae(spec=spec, output=output, init_std=1.0).eval(), 3 * Noise.seeded(2).normal(40, 2, 1, 1)
+    y, z = method.encode(x)
+    assert torch.equal(method.predict(x), y.argmax(1))
+    assert torch.equal(method.predict(x), method.predict(x))
+    assert torch.equal(method.embed(x), z)
+    assert z.shape == (40, 2)
+    assert method.reconstruct(x).shape == x.shape
+    drawn = method.sample(torch.arange(40) % 3, Noise.seeded(0))
+    assert drawn.shape == x.shape
+    assert low <= float(drawn.min()) < float(drawn.max()) <= high
+    assert (output == "linear") == (float(drawn.min()) < 0)

@@ -1,0 +1,415 @@
+"""Algorithm 1: who learns from which loss, compared with the same game written out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.adversarial import Tuple3
+from models.amm import AMM, Config
+from models.latent import one_hot
+from models.method import Batch, Spec
+from models.noise import Noise
+
+SPECS = {
+    "plane": Spec("plane", (2, 1, 1), 3),
+    "digits": Spec("digits", (1, 8, 8), 10),
+    "mnist": Spec("mnist", (1, 28, 28), 10),
+}
+PLAIN: dict[str, Any] = {"components": 3, "init_std": 0.3}
+
+
+def _amm(nets: str = "plane", **config: Any) -> AMM:
+    return AMM(Config(**{"nets": nets, **config}), SPECS[nets], Noise.seeded(1))
+
+
+def _x(nets: str = "plane", n: int = 16, seed: int = 2) -> Tensor:
+    return Noise.seeded(seed).uniform(n, *SPECS[nets].shape)
+
+
+def _update(model: AMM, x: Tensor, seed: int = 3) -> dict[str, Tensor]:
+    return model.update(Batch(x, Noise.seeded(seed)))
+
+
+def _encoder(model: AMM) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if name.startswith("encoder")}
+
+
+def _synthesis(model: AMM) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if name.startswith(("prior", "decoder"))}
+
+
+# the game by hand: no logits shared between players, every loss differentiated for its own players
+
+
+def _inferred(model: AMM, x: Tensor, noise: Noise) -> Tuple3:
+    if model.config.factorisation != 6:
+        h = model.encoder(noise, x=x)
+        return x, h["y"], h["z"]
+    y = model.encoder_y(noise, x=x)["y"]
+    return x, y, model.encoder_z(noise, x=x, y=y)["z"]
+
+
+def _synthesised(model: AMM, n: int, noise: Noise) -> Tuple3:
+    y = one_hot(torch.multinomial(model.prior.p_y, n, replacement=True, generator=noise.generator), 3)[:, :, None, None]
+    assert model.prior.net is not None
+    z = model.prior.net(noise, y=y)["z"]
+    return model.decoder(noise, y=y, z=z)["x"], y, z
+
+
+def _rho(model: AMM, side: Tuple3) -> Tensor:
+    """D's probability of the inference side, in float64; the tables for the plane have no dropout."""
+    return torch.sigmoid(_logit(model, *side).double())
+
+
+def _logit(model: AMM, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    logit: Tensor = model.discriminator(None, x=x, y=y, z=z)["p"].flatten()
+    return logit
+
+
+def _eq_18(model: AMM, q: Tuple3, p: Tuple3, u: Tensor) -> Tensor:
+    u = u[:, None, None, None]
+    points = [(u * a.detach() + (1 - u) * b.detach()).requires_grad_() for a, b in zip(q, p, strict=True)]
+    gradients = torch.autograd.grad(_logit(model, *points).sum(), points, create_graph=True)
+    norm = torch.cat([g.flatten(1) for g in gradients], 1).norm(dim=1)
+    return model.config.penalty_weight * ((norm - 1) ** 2).mean()
+
+
+def _d_gradients(model: AMM, q: Tuple3, p: Tuple3, noise: Noise) -> list[Tensor]:
+    q, p = (tuple(t.detach() for t in side) for side in (q, p))  # type: ignore[assignment]
+    loss = -torch.log(_rho(model, q)).mean() - torch.log(1 - _rho(model, p)).mean()
+    if model.config.penalty == "gradient":
+        loss = loss + _eq_18(model, q, p, noise.uniform(len(q[0])))
+    return list(torch.autograd.grad(loss, list(model.discriminator.parameters())))
+
+
+def _g_gradients(model: AMM, q: Tuple3, p: Tuple3) -> dict[str, Tensor]:
+    rho_q, rho_p = _rho(model, q), _rho(model, p)
+    if model.config.saturating:
+        inference, synthesis = torch.log(rho_q).mean(), torch.log(1 - rho_p).mean()
+    else:
+        inference, synthesis = -torch.log(1 - rho_q).mean(), -torch.log(rho_p).mean()
+    gradients = dict(zip(_encoder(model), torch.autograd.grad(inference, list(_encoder(model).values())), strict=True))
+    synthesis_gradients = torch.autograd.grad(synthesis, list(_synthesis(model).values()))
+    return gradients | dict(zip(_synthesis(model), synthesis_gradients, strict=True))
+
+
+def _compare(model: AMM, d: list[Tensor], g: dict[str, Tensor]) -> None:
+    """Gradients and Adam's first moments after a first step."""
+    by_name = dict(model.named_parameters())
+    named = dict(zip([n for n in by_name if n.startswith("discriminator")], d, strict=True)) | g
+    assert set(named) == set(by_name)
+    for name, gradient in named.items():
+        parameter = by_name[name]
+        adam = model.d_adam if name.startswith("discriminator") else model.g_adam
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-6), name
+        assert torch.allclose(adam.state[parameter]["exp_avg"], 0.5 * gradient, rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize("saturating", [False, True])
+@pytest.mark.parametrize("penalty", ["gradient", "none"])
+@pytest.mark.parametrize("factorisation", [6, 7, 15])
+def test_a_simultaneous_step_is_algorithm_1(factorisation: int, penalty: str, saturating: bool) -> None:
+    config = {**PLAIN, "factorisation": factorisation, "penalty": penalty, "saturating": saturating}
+    model, by_hand = _amm(**config), _amm(**config)
+    losses = _update(model, _x())
+    noise = Noise.seeded(3)
+    q, p = _inferred(by_hand, _x(), noise), _synthesised(by_hand, 16, noise)
+    g = _g_gradients(by_hand, q, p)
+    assert max(gradient.abs().max().item() for gradient in g.values()) > 1e-3
+    _compare(model, _d_gradients(by_hand, q, p, noise), g)
+    rho_q, rho_p = _rho(by_hand, q), _rho(by_hand, p)
+    assert losses["d"].item() == pytest.approx((-torch.log(rho_q).mean() - torch.log(1 - rho_p).mean()).item(), 1e-5)
+    assert losses["logit_q"].item() == pytest.approx(torch.logit(rho_q).mean().item(), abs=1e-5)
+    assert losses["logit_p"].item() == pytest.approx(torch.logit(rho_p).mean().item(), abs=1e-5)
+
+
+def test_the_step_is_adams() -> None:
+    """The first step of Adam moves every weight by alpha g / (|g| + eps)."""
+    config = {**PLAIN, "learning_rate": 1e-3, "d_learning_rate": 5e-3}
+    model, before = _amm(**config), _amm(**config)
+    _update(model, _x())
+    for (name, new), old in zip(model.named_parameters(), before.parameters(), strict=True):
+        assert new.grad is not None
+        alpha = 5e-3 if name.startswith("discriminator") else 1e-3
+        assert torch.allclose(new, old - alpha * new.grad / (new.grad.abs() + 1e-8), atol=1e-6), name
+
+
+@pytest.mark.parametrize("d_steps", [1, 3])
+def test_an_alternating_step_updates_d_first(d_steps: int) -> None:
+    config = {**PLAIN, "schedule": "alternating", "d_steps": d_steps, "d_learning_rate": 0.05}
+    model, by_hand = _amm(**config), _amm(**config)
+    _update(model, _x())
+    noise = Noise.seeded(3)
+    for _ in range(d_steps):
+        q, p = _inferred(by_hand, _x(), noise), _synthesised(by_hand, 16, noise)
+        for parameter, gradient in zip(by_hand.d_parameters, _d_gradients(by_hand, q, p, noise), strict=True):
+            parameter.grad = gradient
+        by_hand.d_adam.step()
+    new = _g_gradients(by_hand, _inferred(by_hand, _x(), noise), _synthesised(by_hand, 16, noise))
+    by_name = dict(model.named_parameters())
+    for a, b in zip(model.d_parameters, by_hand.d_parameters, strict=True):
+        # D has redundant weights whose gradient is rounding, and Adam's first steps are as long for those
+        assert torch.allclose(a, b, atol=1e-3)
+    for name, gradient in new.items():
+        actual = by_name[name].grad
+        assert actual is not None
+        assert torch.allclose(actual, gradient, rtol=1e-2, atol=1e-4), name
+    assert [int(s["step"]) for s in model.d_adam.state.values()] == [d_steps] * len(model.d_parameters)
+    assert [int(s["step"]) for s in model.g_adam.state.values()] == [1] * len(model.g_parameters)
+
+
+def test_schedules_differ_only_in_what_d_the_generators_meet() -> None:
+    """With one D step, the first D of both schedules is the same; the generators' gradients are not."""
+    a, b = (_amm(**PLAIN, schedule=s, d_learning_rate=0.05) for s in ("simultaneous", "alternating"))
+    _update(a, _x())
+    _update(b, _x())
+    for p, q in zip(a.d_parameters, b.d_parameters, strict=True):
+        assert p.grad is not None and q.grad is not None
+        assert torch.allclose(p.grad, q.grad, atol=1e-6)
+    gaps = []
+    for p, q in zip(a.g_parameters, b.g_parameters, strict=True):
+        assert p.grad is not None and q.grad is not None
+        gaps.append((p.grad - q.grad).abs().max().item())
+    assert max(gaps) > 1e-3
+
+
+def _reaches(loss: Tensor, parameters: dict[str, Tensor]) -> set[bool]:
+    gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
+    return {gradient is not None and bool(gradient.any()) for gradient in gradients}
+
+
+@pytest.mark.parametrize("nets", ["plane", "digits"])
+@pytest.mark.parametrize("factorisation", [6, 7, 15])
+def test_each_generator_loss_reaches_its_own_side(nets: str, factorisation: int) -> None:
+    model = _amm(nets, **PLAIN, factorisation=factorisation)
+    noise = Noise.seeded(4)
+    q, p = model.inferred(_x(nets), noise), model.synthesised(16, noise)
+    inference, synthesis = model._generator_losses(*model.logits(q, p, noise))
+    assert _reaches(inference, _encoder(model)) == {True}
+    assert _reaches(inference, _synthesis(model)) == {False}
+    assert _reaches(synthesis, _synthesis(model)) == {True}
+    assert _reaches(synthesis, _encoder(model)) == {False}
+
+
+def test_logits_of_both_sides_come_in_order() -> None:
+    model = _amm(**PLAIN)
+    noise = Noise.seeded(5)
+    q, p = model.inferred(_x(), noise), model.synthesised(16, noise)
+    for together, alone in zip(model.logits(q, p, noise), (q, p), strict=True):
+        assert torch.allclose(together, _logit(model, *alone), atol=1e-6)
+
+
+def test_the_optimisers_share_the_parameters_between_them() -> None:
+    model = _amm("digits", factorisation=6)
+    owned = [id(p) for adam in model.optimizers().values() for group in adam.param_groups for p in group["params"]]
+    assert sorted(owned) == sorted(id(p) for p in model.parameters())
+    assert set(model.optimizers()) == {"d_adam", "g_adam"}
+    for adam in model.optimizers().values():
+        assert adam.defaults["betas"] == (0.5, 0.999) and adam.defaults["lr"] == 2e-4 and adam.defaults["eps"] == 1e-8
+
+
+# what sees what
+
+
+def _z_branch(model: AMM) -> dict[str, Tensor]:
+    return {name: p for name, p in model.encoder.named_parameters() if name.split(".")[1].startswith("z")}
+
+
+def _y_branch(model: AMM) -> dict[str, Tensor]:
+    return {name: p for name, p in model.encoder.named_parameters() if name.split(".")[1].startswith("y")}
+
+
+@pytest.mark.parametrize("nets", ["plane", "digits"])
+@pytest.mark.parametrize(("factorisation", "y_sees_z"), [(7, True), (15, False)])
+def test_what_y_and_z_see_in_one_encoder(nets: str, factorisation: int, y_sees_z: bool) -> None:
+    model = _amm(nets, **PLAIN, factorisation=factorisation)
+    noise = Noise.seeded(6)
+    h = model.encode(_x(nets), noise)
+    y, z = ((h[name] * noise.normal(*h[name].shape)).sum() for name in ("y", "z"))
+    assert True in _reaches(z, _z_branch(model)) and _reaches(z, _y_branch(model)) == {False}
+    assert True in _reaches(y, _y_branch(model))
+    assert (True in _reaches(y, _z_branch(model))) is y_sees_z
+
+
+@pytest.mark.parametrize("nets", ["plane", "digits"])
+def test_in_eq_6_z_depends_on_the_given_y_and_y_on_x_alone(nets: str) -> None:
+    model = _amm(nets, **PLAIN, factorisation=6).eval()
+    h = model.encode(_x(nets), None)
+    categories = [one_hot(torch.full((16,), k), 3) for k in range(2)]
+    z = [model.encoder_z(None, x=_x(nets), y=y)["zμ"] for y in categories]
+    assert (z[0] - z[1]).abs().max() > 1e-3
+    again = model.encoder_z(None, x=_x(nets), y=h["y"])["zμ"]
+    assert torch.equal(again, h["zμ"])
+    to_y = torch.autograd.grad(h["zμ"].sum(), list(model.encoder_y.parameters()), allow_unused=True)
+    assert any(g is not None and bool(g.any()) for g in to_y)
+    weights = list(model.encoder_z.parameters())
+    assert torch.autograd.grad(h["y"].square().sum(), weights, allow_unused=True) == (None,) * len(weights)
+
+
+@pytest.mark.parametrize("y_sample", ["softmax", "straight_through"])
+def test_d_sees_the_y_that_the_config_names(y_sample: str) -> None:
+    model = _amm(**PLAIN, y_sample=y_sample)
+    _, y, _ = model.inferred(_x(), Noise.seeded(7))
+    soft = model.encoder(Noise.seeded(7), x=_x())["y"]
+    expected = soft if y_sample == "softmax" else one_hot(soft.flatten(1).argmax(1), 3)[:, :, None, None]
+    assert torch.allclose(y, expected, atol=1e-6)
+    assert not torch.allclose(soft.max(1).values, torch.ones(()), atol=1e-2)
+
+
+def test_the_synthesised_tuple_is_one_category() -> None:
+    model = _amm(**PLAIN, prior="fixed", separation=50.0)
+    _, y, z = model.synthesised(64, Noise.seeded(8))
+    mean = model.prior.moments()[0]
+    assert torch.equal(y.flatten(1).sum(1), torch.ones(64)) and len(y.flatten(1).argmax(1).unique()) == 3
+    assert torch.equal(torch.cdist(z.flatten(1), mean).argmin(1), y.flatten(1).argmax(1))
+
+
+# the penalty
+
+
+def test_penalty_dropout_is_the_configs_choice() -> None:
+    noise = Noise.seeded(9)
+    for keeps in (True, False):
+        model = _amm("digits", init_std=0.3, penalty_dropout=keeps)
+        with torch.no_grad():
+            p = model.synthesised(16, noise)
+        values = {model.penalty(p, p, Noise.seeded(s)).item() for s in range(4)}  # u plays no part here
+        assert (len({round(v, 3) for v in values}) > 1) is keeps
+
+
+@pytest.mark.parametrize("penalty", ["gradient", "roth"])
+def test_penalty_weight_multiplies(penalty: str) -> None:
+    one, ten = (_amm(**PLAIN, penalty=penalty, penalty_weight=w) for w in (1.0, 10.0))
+    a, b = (_update(model, _x())["penalty"] for model in (one, ten))
+    assert a > 0 and torch.allclose(10 * a, b)
+    assert _update(_amm(**PLAIN, penalty="none"), _x())["penalty"] == 0
+
+
+# variants
+
+
+VARIANTS: list[dict[str, Any]] = [
+    *({"factorisation": f} for f in (6, 7, 15)),
+    *({"prior": p} for p in ("learned", "learned_variance", "fixed", "standard")),
+    *({"penalty": p} for p in ("gradient", "roth", "none")),
+    *({"y_sample": "straight_through", "factorisation": f} for f in (6, 7)),
+    {"penalty_dropout": False},
+    {"saturating": True},
+    {"schedule": "alternating", "d_steps": 2, "factorisation": 6, "prior": "fixed"},
+    {"schedule": "alternating", "penalty": "none"},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("nets", ["plane", "digits"])
+def test_every_variant_takes_two_steps(nets: str, variant: dict[str, Any]) -> None:
+    model = _amm(nets, **variant)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    noise = Noise.seeded(10)
+    for _ in range(2):
+        losses = model.update(Batch(_x(nets, 8), noise))
+        assert set(losses) == {"d", "penalty", "q", "p", "logit_q", "logit_p"}
+        assert all(v.ndim == 0 and not v.requires_grad and bool(torch.isfinite(v)) for v in losses.values())
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    assert still == []
+
+
+def test_the_mnist_networks_take_a_step() -> None:
+    model = _amm("mnist")
+    losses = _update(model, _x("mnist", 4))
+    assert all(bool(torch.isfinite(v)) for v in losses.values())
+    assert losses["d"].item() == pytest.approx(1.386, abs=0.1)  # 2 log 2 while D knows nothing
+
+
+@pytest.mark.parametrize("nets", ["plane", "digits"])
+def test_the_same_seed_gives_the_same_weights(nets: str) -> None:
+    def weights(seed: int) -> list[Tensor]:
+        model, noise = _amm(nets), Noise.seeded(seed)
+        for step in range(3):
+            model.update(Batch(_x(nets, seed=step), noise))
+        return list(model.state_dict().values())
+
+    first, again, other = weights(11), weights(11), weights(12)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_the_global_stream_plays_no_part() -> None:
+    state = torch.get_rng_state()
+    _update(_amm("digits"), _x("digits"))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_more_d_steps_need_the_alternating_schedule() -> None:
+    with pytest.raises(ValueError, match="d_steps other than 1 needs schedule: alternating"):
+        Config(d_steps=2)
+    assert Config(d_steps=2, schedule="alternating").d_steps == 2
+
+
+@pytest.mark.xfail(strict=True, reason="d_steps below 1 is accepted and fails in the first update")
+def test_d_steps_below_one_is_an_error() -> None:
+    with pytest.raises(ValueError, match="d_steps"):
+        Config(d_steps=0, schedule="alternating")
+
+
+@pytest.mark.xfail(strict=True, reason="d_learning_rate 0.0 is read as not given")
+def test_a_d_learning_rate_of_zero_is_zero() -> None:
+    assert _amm(d_learning_rate=0.0).d_adam.defaults["lr"] == 0.0
+
+
+# answers
+
+
+@pytest.mark.parametrize("factorisation", [6, 7, 15])
+@pytest.mark.parametrize("nets", ["plane", "digits", "mnist"])
+def test_answers_have_their_shapes_and_do_not_vary(nets: str, factorisation: int) -> None:
+    model = _amm(nets, factorisation=factorisation, init_std=0.2).eval()
+    x, d = _x(nets, 6), {"plane": 2, "digits": 16, "mnist": 64}[nets]
+    with torch.no_grad():
+        first = [model.predict(x), model.predict_from_z(x), model.embed(x), model.reconstruct(x)]
+        _ = model.sample(torch.zeros(2, dtype=torch.int64), Noise.seeded(13))
+        again = [model.predict(x), model.predict_from_z(x), model.embed(x), model.reconstruct(x)]
+        samples = [model.sample(torch.tensor([0, 9, 3, 3]), Noise.seeded(s)) for s in (14, 14, 15)]
+    assert [tuple(t.shape) for t in first] == [(6,), (6,), (6, d), tuple(x.shape)]
+    assert first[0].dtype == first[1].dtype == torch.int64
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert samples[0].shape == (4, *SPECS[nets].shape)
+    assert torch.equal(samples[0], samples[1]) and not torch.equal(samples[0], samples[2])
+
+
+def test_predict_is_the_largest_mean_whatever_the_rest_of_the_batch() -> None:
+    model = _amm("digits", init_std=0.2).eval()
+    x = _x("digits", 40) * 4 - 2
+    with torch.no_grad():
+        whole = model.predict(x)
+        assert torch.equal(whole, torch.cat([model.predict(part) for part in x.split(7)]))
+        assert torch.equal(whole, model.encoder(None, x=x)["y"].flatten(1).argmax(1))
+    assert len(whole.unique()) > 1
+
+
+def test_predict_from_z_is_the_nearest_mean_of_a_uniform_spherical_mixture() -> None:
+    model = _amm("digits", init_std=0.3, prior="fixed").eval()
+    x = _x("digits", 40)
+    with torch.no_grad():
+        nearest = torch.cdist(model.embed(x), model.prior.moments()[0]).argmin(1)
+        assert torch.equal(model.predict_from_z(x), nearest)
+    assert len(nearest.unique()) > 1
+
+
+@pytest.mark.parametrize("k", [20, 30])
+@pytest.mark.parametrize("nets", ["plane", "digits", "mnist"])
+def test_more_components_than_classes(nets: str, k: int) -> None:
+    model = _amm(nets, components=k, init_std=0.2).eval()
+    with torch.no_grad():
+        h = model.encode(_x(nets, 4), None)
+        assert h["y"].shape == (4, k, 1, 1)
+        assert model.prior.moments()[0].shape[0] == k
+        assert model.sample(torch.tensor([k - 1]), Noise.seeded(16)).shape == (1, *SPECS[nets].shape)
+        q, p = model.inferred(_x(nets, 4), Noise.seeded(17)), model.synthesised(4, Noise.seeded(17))
+        assert [logit.shape for logit in model.logits(q, p, Noise.seeded(18))] == [(4,), (4,)]
