@@ -18,7 +18,8 @@ from torch import Tensor
 
 from models.adversarial import discriminator_loss, gradient_penalty, inference_loss, synthesis_loss
 from models.kmeans import fit_centres, nearest
-from models.layers import Net, Row, Table
+from models.layers import Net
+from models.tables import Row, Table
 from models.method import Batch, Data, Method, Spec
 from models.noise import Noise
 
@@ -98,15 +99,11 @@ class ALI(Method):
         return self.discriminator(noise, x=x, z=z)["p"].flatten()
 
     def penalty(self, q: Pair, p: Pair, noise: Noise) -> Tensor:
-        """λ times Eq. 18 on pairs; they travel as triples whose y has no elements."""
+        """λ times Eq. 18 on pairs (x, z)."""
         if not self.config.penalty_weight:
             return q[0].new_zeros(())
-
-        def logit(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-            return self.logit(x, z, noise) + y.sum(1)
-
-        y, u = q[0].new_empty(len(q[0]), 0), noise.uniform(len(q[0]))
-        return self.config.penalty_weight * gradient_penalty(logit, (q[0], y, q[1]), (p[0], y, p[1]), u)
+        u = noise.uniform(len(q[0]))
+        return self.config.penalty_weight * gradient_penalty(lambda x, z: self.logit(x, z, noise), q, p, u)
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of D, encoder and decoder on M examples x, [M, C, H, W]."""

@@ -17,7 +17,7 @@ class KMeansConfig:
     """Knobs of k-means."""
 
     components: int = 10  # number of centres
-    n_init: int = 10  # k-means++ starts, the best is kept; VaDE's and LALNets' k-means baselines take as many
+    n_init: int = 10  # k-means++ starts, the best is kept; LALNets' code takes as many
 
 
 class KMeans(Method):

@@ -109,7 +109,9 @@ class Dispatcher:
                 str(self.plan.data_root) if self.plan.data_root else None, self.plan.checkpoint_every, seconds,
             ))  # fmt: skip
         except OSError as error:
-            self.stopped = self.stopped or f"error: {path.parent}: {error.strerror}; free some space or use another --out"
+            self.stopped = (
+                self.stopped or f"error: {path.parent}: {error.strerror}; free some space or use another --out"
+            )
             return "failed"
         finally:
             self.free.put(device)

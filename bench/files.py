@@ -14,7 +14,9 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises OSError with the old file intact and nothing left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex}.part")  # unique: a stale one of a dead run is no obstacle
+    part = path.with_name(
+        f".{path.name}.{os.getpid()}.{uuid4().hex}.part"
+    )  # unique: a stale one of a dead run is no obstacle
     try:
         with part.open("xb") as file:
             file.write(content)

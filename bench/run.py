@@ -23,19 +23,27 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__.partition("\n")[0] if __doc__ else "")
+    found = argparse.ArgumentParser(
+        prog="python -m bench.run", description=__doc__.partition("\n")[0] if __doc__ else ""
+    )
     found.add_argument("command", nargs="?", default="run", choices=("run", "list", "status"))
     found.add_argument("--suite", help="name of a suite (see list), or path of its YAML file")
     found.add_argument("--only", action="append", metavar="ROW", help="run this row only; may be given several times")
     found.add_argument("--seeds", help="seeds such as 0-9 or 0,3,7 (default: the suite's)")
-    found.add_argument("--budget", default="paper", help="how long to train: a budget of the suite (default: %(default)s)")
+    found.add_argument(
+        "--budget", default="paper", help="how long to train: a budget of the suite (default: %(default)s)"
+    )
     found.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     found.add_argument("--data-root", type=Path, help="folder of datasets (default: AMM_DATA_ROOT, else data)")
-    found.add_argument("--out", type=Path, default=Path("results/runs"), help="root of the records (default: %(default)s)")
+    found.add_argument(
+        "--out", type=Path, default=Path("results/runs"), help="root of the records (default: %(default)s)"
+    )
     found.add_argument("--time-budget", help="stop, resumable, after this long: 90s, 9m, 2h")
     found.add_argument("--workers", type=int, help="trials at once (default: one for each GPU, or CPU core up to 2)")
     found.add_argument("--threads", type=int, help="CPU threads of each trial (default: cores / workers)")
-    found.add_argument("--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds (default: %(default)s)")
+    found.add_argument(
+        "--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds (default: %(default)s)"
+    )
     found.add_argument("--dry-run", action="store_true", help="print what would run and stop")
     return found
 
@@ -62,7 +70,9 @@ def show_suites() -> int:
     """One line per shipped suite."""
     for name in names():
         suite = load_suite(name)
-        print(f"{name:<14} {suite.title} ({len(suite.rows)} rows, {len(suite.seeds)} seeds; {', '.join(suite.budgets)})")
+        print(
+            f"{name:<14} {suite.title} ({len(suite.rows)} rows, {len(suite.seeds)} seeds; {', '.join(suite.budgets)})"
+        )
     return 0
 
 
@@ -116,7 +126,9 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
 def describe(trials: Sequence[Trial], todo: Sequence[Trial]) -> int:
     """What would run."""
     for trial in todo:
-        print(f"{trial.suite}/{trial.budget}/{trial.row} seed {trial.seed}: {trial.method}, {trial.steps} steps of {trial.batch}")
+        print(
+            f"{trial.suite}/{trial.budget}/{trial.row} seed {trial.seed}: {trial.method}, {trial.steps} steps of {trial.batch}"
+        )
     print(f"{len(todo)} of {len(trials)} trials to run")
     return 0
 

@@ -174,7 +174,7 @@ class Run:
 
     def predictions(self, x: Tensor) -> Tensor:
         """The method's answers on stored examples, int64 [N], on the CPU."""
-        chunks = [self.method.predict(chunk.float().mul_(self.dataset.scale)) for chunk in x.split(1000)]
+        chunks = [self.method.predict(chunk.float() * self.dataset.scale) for chunk in torch.split(x, 1000)]
         return torch.cat(chunks).cpu()
 
     # the outcome

@@ -64,7 +64,7 @@ class Stop:
         self.asked = True
 
     def _watch_parent(self) -> None:
-        while sys.stdin.buffer.raw.read(1):  # type: ignore[attr-defined]
+        while os.read(sys.stdin.fileno(), 1):
             pass
         self.asked = True  # the parent's end of the pipe is closed: it is gone
 

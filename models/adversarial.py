@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Tuple3 = tuple[Tensor, Tensor, Tensor]
+Logit = Callable[..., Tensor]  # D's logits [B] of the members of a tuple
 
 
 def discriminator_loss(logit_q: Tensor, logit_p: Tensor) -> Tensor:
@@ -30,27 +30,27 @@ def synthesis_loss(logit_p: Tensor, saturating: bool = False) -> Tensor:
     return -F.softplus(logit_p).mean() if saturating else F.softplus(-logit_p).mean()
 
 
-def gradient_penalty(logit: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tuple3, p: Tuple3, u: Tensor) -> Tensor:
+def gradient_penalty(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor], u: Tensor) -> Tensor:
     """Eq. 18: E (‖∇_{x,y,z} D‖₂ - 1)², one norm over x, y and z together, at points between the two sides.
 
     Args:
-        logit: D's logit [B] of (x, y, z).
-        q, p: tuples (x, y, z) from both sides; no gradient flows to them.
+        logit: D's logit of (x, y, z), or of the pair (x, z) of a model without y.
+        q, p: tuples from both sides; no gradient flows to them.
         u: position on the straight line of each pair, in [0, 1], [B].
     """
     points = [_between(a, b, u).requires_grad_() for a, b in zip(q, p, strict=True)]
-    gradients = torch.autograd.grad(logit(points[0], points[1], points[2]).sum(), points, create_graph=True)
+    gradients = torch.autograd.grad(logit(*points).sum(), points, create_graph=True)
     squared = sum((g.flatten(1).square().sum(1) for g in gradients), torch.zeros_like(u))
     # the square root has no derivative at 0, where a dead discriminator sits
     return (torch.sqrt(squared + 1e-12) - 1).square().mean()
 
 
-def roth_penalty(logit: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tuple3, p: Tuple3) -> Tensor:
+def roth_penalty(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor]) -> Tensor:
     """Ω_JS of Roth et al. (2017), for the logit: E_q (1 - ρ)² ‖∇ logit‖² + E_p ρ² ‖∇ logit‖², halved."""
     total = torch.zeros((), device=q[0].device)
     for side, sign in ((q, -1.0), (p, 1.0)):
         points = [t.detach().requires_grad_() for t in side]
-        value = logit(points[0], points[1], points[2])
+        value = logit(*points)
         gradients = torch.autograd.grad(value.sum(), points, create_graph=True)
         squared = sum((g.flatten(1).square().sum(1) for g in gradients), torch.zeros_like(value))
         total = total + (torch.sigmoid(sign * value).square() * squared).mean()

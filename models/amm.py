@@ -7,20 +7,14 @@ y from p(y), z from p(z | y), x from the decoder. The discriminator sees tuples 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from models.adversarial import (
-    Tuple3,
-    discriminator_loss,
-    gradient_penalty,
-    inference_loss,
-    roth_penalty,
-    synthesis_loss,
-)
+from models.adversarial import discriminator_loss, gradient_penalty, inference_loss, roth_penalty, synthesis_loss
 from models.latent import one_hot, straight_through
 from models.layers import Net
 from models.method import Batch, Method, Spec
@@ -28,8 +22,11 @@ from models.noise import Noise
 from models.prior import Kind, build_prior
 
 
+Tuple3 = tuple[Tensor, Tensor, Tensor]  # x, y, z
+
+
 @dataclass(frozen=True)
-class Config:
+class AMMConfig:
     """Knobs of AMM; where the paper is silent the default follows ALI (Dumoulin et al., 2016), whose game this extends."""
 
     nets: Literal["mnist", "digits", "plane"] = "mnist"  # layer tables: models/<nets>.py
@@ -38,7 +35,7 @@ class Config:
     prior: Kind = "learned"  # p(z | y), Table 4
     separation: float = 4.0  # distance from the origin of the means of the "fixed" prior; ours
     y_sample: Literal["softmax", "straight_through"] = "softmax"  # what D sees of q(y | x); Eq. 9
-    penalty: Literal["gradient", "roth", "none"] = "gradient"  # Eq. 18; Roth et al. (2017); section 4.1
+    penalty: Literal["gradient", "roth", "none"] = "gradient"  # Eq. 18; Roth et al. (2017), whose γ is the weight
     penalty_weight: float = 10.0  # λ for MNIST (section 4.1)
     penalty_dropout: bool = True  # D keeps its dropout while the penalty is taken; not said in the paper
     schedule: Literal["simultaneous", "alternating"] = "simultaneous"  # section 2.3, ALI
@@ -52,6 +49,8 @@ class Config:
     init_std: float = 0.02  # kernels ~ N(0, init_std²) (section 4)
 
     def __post_init__(self) -> None:
+        if self.d_steps < 1:
+            raise ValueError(f"d_steps must be at least 1, got {self.d_steps}")
         if self.schedule == "simultaneous" and self.d_steps != 1:
             raise ValueError("d_steps other than 1 needs schedule: alternating")
 
@@ -59,9 +58,9 @@ class Config:
 class AMM(Method):
     """Algorithm 1, with the penalty of Eq. 18 in the loss of D."""
 
-    Config = Config
+    Config = AMMConfig
 
-    def __init__(self, config: Config, spec: Spec, noise: Noise) -> None:
+    def __init__(self, config: AMMConfig, spec: Spec, noise: Noise) -> None:
         super().__init__(config, spec, noise)
         c = config
         nets = importlib.import_module(f"models.{c.nets}")
@@ -80,22 +79,24 @@ class AMM(Method):
         self.d_parameters = list(self.discriminator.parameters())
         self.g_parameters = [p for name, p in self.named_parameters() if not name.startswith("discriminator")]
         betas = (c.beta1, c.beta2)
-        self.d_adam = torch.optim.Adam(self.d_parameters, c.d_learning_rate or c.learning_rate, betas, fused=True)
+        d_learning_rate = c.learning_rate if c.d_learning_rate is None else c.d_learning_rate
+        self.d_adam = torch.optim.Adam(self.d_parameters, d_learning_rate, betas, fused=True)
         self.g_adam = torch.optim.Adam(self.g_parameters, c.learning_rate, betas, fused=True)
 
     # the two sides of the game
 
     def encode(self, x: Tensor, noise: Noise | None) -> dict[str, Tensor]:
         """Rows yμ, y, zμ, z of q(y, z | x), each [B, channels, 1, 1]; without `noise`, y = softmax(μ) and z = μ."""
-        if self.config.factorisation != 6:
-            return self.encoder(noise, x=x)
-        y = self.encoder_y(noise, x=x)
-        return y | {name: h for name, h in self.encoder_z(noise, x=x, y=y["y"]).items() if name not in ("x", "y")}
+        two_nets = self.config.factorisation == 6
+        h = self.encoder_y(noise, x=x) if two_nets else self.encoder(noise, x=x)
+        if self.config.y_sample == "straight_through":
+            h["y"] = straight_through(h["y"])
+        return self.encoder_z(noise, x=x, y=h["y"]) | h if two_nets else h
 
     def inferred(self, x: Tensor, noise: Noise) -> Tuple3:
         """(x, ŷ, ẑ) ~ q."""
         h = self.encode(x, noise)
-        return x, straight_through(h["y"]) if self.config.y_sample == "straight_through" else h["y"], h["z"]
+        return x, h["y"], h["z"]
 
     def synthesised(self, n: int, noise: Noise) -> Tuple3:
         """(x̃, y, z) ~ p(y) p(z | y) p(x | y, z), Eq. 11."""
@@ -182,7 +183,7 @@ class AMM(Method):
         return self.decoder(None, y=h["y"], z=h["zμ"])["x"]
 
 
-def _step(adam: torch.optim.Adam, parameters: list[Tensor], gradients: tuple[Tensor, ...]) -> None:
+def _step(adam: torch.optim.Adam, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     adam.step()

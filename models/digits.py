@@ -3,7 +3,7 @@
 A kernel of width 8 sees the whole image, so every layer is a plain matrix product: a step takes milliseconds on one core.
 """
 
-from models.layers import Amendment, Table, amend
+from models.tables import Amendment, Table, amend
 
 ENCODER = Table(
     "Ours, digits: Gz(x) Gy(x, Gz(x))",

@@ -32,7 +32,7 @@ def one_hot(y: Tensor, k: int) -> Tensor:
 def straight_through(y: Tensor) -> Tensor:
     """One-hot of the largest entry of y [B, K, ...], with the gradient of y itself."""
     hard = one_hot(y.flatten(1).argmax(1), y.shape[1]).view_as(y)
-    return hard + y - y.detach()
+    return hard + (y - y.detach())  # in this order, so that the value is exactly one-hot
 
 
 def component_log_density(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -53,5 +53,7 @@ def separated_means(k: int, dimensions: int, separation: float) -> Tensor:
         angle = torch.arange(k) * (2 * math.pi / k)
         return separation * torch.stack([angle.cos(), angle.sin()], dim=1)
     if k > dimensions:
-        raise ValueError(f"a fixed mixture of {k} components needs at least {k} dimensions of z, or 2; got {dimensions}")
+        raise ValueError(
+            f"a fixed mixture of {k} components needs at least {k} dimensions of z, or 2; got {dimensions}"
+        )
     return separation * torch.eye(dimensions)[:k]

@@ -1,18 +1,13 @@
-"""From a layer table, as the paper prints it, to typed rows and to a network.
+"""Networks of layer tables.
 
-A table is text in the paper's own columns, cells two spaces apart. Every malformed row is an error that names the row.
-A departure from the print is an `Amendment`, which carries its reason.
-
-    python -m models.layers mnist.ENCODER        # print a table with its output shapes and parameter counts
+python -m models.layers mnist.ENCODER        # print a table with its output shapes and parameter counts
 """
 
 from __future__ import annotations
 
 import importlib
-import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,161 +15,15 @@ from torch.nn import functional as F
 
 from models.latent import exp_n
 from models.noise import Noise
+from models.tables import Row, Table
 
-COLUMNS = ("Name", "Input", "Channels", "Width", "Stride", "Dropout", "BatchNorm", "Activation")
 FEW_TAPS = 16  # inputs x width² below which a CPU is faster with patches and a matrix product, 2-3 times for Table 3's first row
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "ReLU": F.relu,
     "Tanh": torch.tanh,
     "Sigmoid": torch.sigmoid,
     "Softmax": lambda h: F.softmax(h, dim=1),
 }
-
-
-class TableError(ValueError):
-    """A malformed layer table; the message names the table and the row."""
-
-
-@dataclass(frozen=True)
-class Amendment:
-    """A cell that is built otherwise than printed, and why."""
-
-    row: str
-    column: str
-    printed: str
-    built: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a layer table.
-
-    Attributes:
-        inputs: names of earlier rows; empty for an input of the network; ("zeros",) for a constant 0.
-        join: "+" for a sum, "|" for a concatenation along channels.
-        width: kernel width; 0 for a row without weights.
-        pool: "Max2", "Avg6" and the like, or "".
-        dropout: probability with which an element of the layer's input is dropped.
-        activation: "", "ExpN", "Leak" (with `slope`), or a key of ACTIVATIONS.
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    join: str
-    channels: int
-    width: int
-    stride: int
-    pool: str
-    dropout: float
-    batchnorm: bool
-    activation: str
-    slope: float
-
-
-@dataclass(frozen=True)
-class Table:
-    """A layer table of the paper.
-
-    Attributes:
-        title: as in the paper, with its number.
-        text: the table in the paper's columns.
-        sizes: height (= width) of each input; 1 where absent.
-        transposed: the convolutions are transposed (a decoder).
-        amendments: the departures, applied when the rows are read.
-    """
-
-    title: str
-    text: str
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    transposed: bool = False
-    amendments: tuple[Amendment, ...] = ()
-
-    def rows(self, k: int) -> list[Row]:
-        """The typed rows, amended; `k` is the number of categories. Raises TableError."""
-        lines = [line.strip() for line in self.text.strip().splitlines() if line.strip()]
-        header, *body = [re.split(r"\s{2,}|\t", line) for line in lines]
-        if tuple("Stride" if name == "Pooling" else name for name in header) != COLUMNS:
-            raise TableError(f"{self.title}: the columns are {header}, expected {list(COLUMNS)}")
-        cells = [self._amended(row) for row in body]
-        unknown = {a.row for a in self.amendments} - {row["Name"] for row in cells}
-        if unknown:
-            raise TableError(f"{self.title}: amendments name rows that do not exist: {sorted(unknown)}")
-        rows = [_row(self.title, row, k) for row in cells]
-        _check(self.title, rows)
-        return rows
-
-    def _amended(self, cells: list[str]) -> dict[str, str]:
-        """One line by column, with the amendments of that row applied."""
-        if len(cells) != len(COLUMNS):
-            raise TableError(f"{self.title}: row {cells[0]!r} has {len(cells)} cells, expected {len(COLUMNS)}: {cells}")
-        row = dict(zip(COLUMNS, cells, strict=True))
-        for amendment in self.amendments:
-            if amendment.row != cells[0]:
-                continue
-            if row.get(amendment.column) != amendment.printed:
-                raise TableError(
-                    f"{self.title}: row {cells[0]!r}, column {amendment.column!r} prints "
-                    f"{row.get(amendment.column)!r}, the amendment expects {amendment.printed!r}"
-                )
-            row[amendment.column] = amendment.built
-        return row
-
-
-def _row(title: str, cells: dict[str, str], k: int) -> Row:
-    """One typed row from its cells."""
-
-    def read(column: str, pattern: str, expected: str) -> re.Match[str]:
-        match = re.fullmatch(pattern, cells[column])
-        if match is None:
-            raise TableError(f"{title}: row {cells['Name']!r}, column {column}: {cells[column]!r} is not {expected}")
-        return match
-
-    name = read("Name", r"\w+", "a name").group()
-    given = read("Input", r"-|\w+(?: \+ \w+)*|\w+(?: \| \w+)*", "'-', a name, 'a + b' or 'a | b'").group()
-    channels = read("Channels", r"k|[1-9]\d*", "a number of channels or k").group()
-    width = read("Width", r"-|[1-9]\d*", "a width or '-'").group()
-    stride = read("Stride", r"-|[1-9]\d*|(?:Max|Avg)[1-9]\d*", "a stride, MaxN, AvgN or '-'").group()
-    dropout = read("Dropout", r"-|0\.\d+", "a probability or '-'").group()
-    batchnorm = read("BatchNorm", r"-|yes", "'yes' or '-'").group()
-    kinds = "|".join(ACTIVATIONS)
-    activation = read("Activation", rf"-|Leak (0\.\d+)|ExpN|{kinds}", f"'-', 'Leak s', ExpN, {kinds}")
-    return Row(
-        name=name,
-        inputs=() if given == "-" else tuple(re.split(r" [+|] ", given)),
-        join="|" if "|" in given else "+",
-        channels=k if channels == "k" else int(channels),
-        width=0 if width == "-" else int(width),
-        stride=int(stride) if stride.isdigit() else 1,
-        pool=stride if stride[:3] in ("Max", "Avg") else "",
-        dropout=0.0 if dropout == "-" else float(dropout),
-        batchnorm=batchnorm == "yes",
-        activation=activation.group().split()[0].replace("-", ""),
-        slope=float(activation.group(1) or 0),
-    )
-
-
-def _check(title: str, rows: list[Row]) -> None:
-    """Names are defined once and before use; channels agree where no weights could change them."""
-    channels: dict[str, int] = {}
-    for row in rows:
-        if row.name in channels or row.name == "zeros":
-            raise TableError(f"{title}: row {row.name!r} is defined twice or takes a reserved name")
-        missing = [name for name in row.inputs if name not in channels and name != "zeros"]
-        if missing:
-            raise TableError(f"{title}: row {row.name!r} reads {missing}, which no earlier row defines")
-        got = [channels.get(name, row.channels) for name in row.inputs]
-        expected = sum(got) if row.join == "|" else row.channels
-        plain = bool(row.inputs) and not row.width
-        if (plain and (expected != row.channels or (row.join == "+" and set(got) != {row.channels}))) or (
-            row.join == "+" and len(set(got)) > 1
-        ):
-            raise TableError(f"{title}: row {row.name!r} has {row.channels} channels, its inputs have {got}")
-        if not row.inputs and (row.width or row.pool or row.dropout or row.batchnorm or row.activation):
-            raise TableError(f"{title}: row {row.name!r} is an input and can have nothing but channels")
-        if plain and (row.dropout or row.stride != 1):
-            raise TableError(f"{title}: row {row.name!r} has no width, so no stride and no dropout")
-        channels[row.name] = row.channels
 
 
 class Layer(nn.Module):
@@ -193,7 +42,7 @@ class Layer(nn.Module):
         self.norm = nn.BatchNorm2d(row.channels, momentum=momentum) if row.batchnorm else None
 
     def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
-        if self.row.dropout and noise is not None:
+        if self.row.dropout and noise is not None and self.training:
             x = x * noise.keep(x, self.row.dropout)
         x = self.linear(x)
         if self.norm is not None:
@@ -219,7 +68,9 @@ class Layer(nn.Module):
         if not self.transposed and taps <= FEW_TAPS and x.device.type == "cpu":
             patches = F.unfold(x, self.row.width, stride=self.row.stride).transpose(1, 2)
             size = (height - self.row.width) // self.row.stride + 1
-            return F.linear(patches, weight.flatten(1), self.bias).view(n, size, -1, self.row.channels).permute(0, 3, 1, 2)
+            return (
+                F.linear(patches, weight.flatten(1), self.bias).view(n, size, -1, self.row.channels).permute(0, 3, 1, 2)
+            )
         convolve = F.conv_transpose2d if self.transposed else F.conv2d
         return convolve(x, weight, self.bias, self.row.stride)
 
@@ -230,14 +81,14 @@ class Layer(nn.Module):
             return F.leaky_relu(x, self.row.slope)
         if self.row.activation == "ExpN":
             return exp_n(x, noise)
-        return ACTIVATIONS[self.row.activation](x)
+        return PLAIN[self.row.activation](x)
 
 
 def _needs_bias(row: Row, rows: list[Row]) -> bool:
     """Whether a bias would change anything: batch normalisation, here or in every row that reads this one, removes it."""
     readers = [other for other in rows if row.name in other.inputs]
     removed = bool(readers) and all(other.batchnorm and not other.width for other in readers)
-    return not (row.batchnorm or removed)
+    return not (row.batchnorm or (removed and not row.activation))
 
 
 class Net(nn.Module):
@@ -253,7 +104,9 @@ class Net(nn.Module):
     def __init__(self, table: Table, k: int, noise: Noise, momentum: float = 0.1, std: float = 0.02) -> None:
         super().__init__()
         self.rows = table.rows(k)
-        self.sizes = {row.name: (row.channels, *2 * (table.sizes.get(row.name, 1),)) for row in self.rows if not row.inputs}
+        self.sizes = {
+            row.name: (row.channels, *2 * (table.sizes.get(row.name, 1),)) for row in self.rows if not row.inputs
+        }
         channels = {row.name: row.channels for row in self.rows}
         self.layers = nn.ModuleDict()
         for row in self.rows:
@@ -267,13 +120,13 @@ class Net(nn.Module):
             if parameter.ndim == 4:
                 parameter.data = noise.normal(*parameter.shape).mul_(std)
         # convolutions on a CPU are about 1.3 times as fast with channels last, and so are they in half precision on a GPU
-        self.to(noise.device, memory_format=torch.channels_last)
+        self.to(noise.device).to(memory_format=torch.channels_last)
 
     def forward(self, noise: Noise | None, **inputs: Tensor) -> dict[str, Tensor]:
         """All rows by name, each [B, channels, height, width].
 
         Args:
-            noise: dropout masks and ExpN draw from it; None leaves both out (dropout off, ExpN = 0).
+            noise: dropout masks (in training mode) and ExpN draw from it; None leaves both out, ExpN is 0 then.
             inputs: one tensor for each input of the table; [B, channels] is read as one position.
         """
         values = {name: _as_image(inputs[name], size) for name, size in self.sizes.items()}
@@ -306,15 +159,10 @@ def _as_image(x: Tensor, size: tuple[int, ...]) -> Tensor:
     return x.view(len(x), *size) if x.ndim == 2 else x
 
 
-def amend(table: Table, *amendments: Amendment) -> Table:
-    """The same table with further amendments."""
-    return replace(table, amendments=table.amendments + amendments)
-
-
 def describe(table: Table, k: int = 10) -> str:
     """The table with output shapes and parameter counts, and its amendments below."""
     net = Net(table, k, Noise.seeded(0))
-    lines = [line.rstrip() for line in table.text.strip().splitlines()]
+    lines = table.lines()
     width = max(map(len, lines))
     shown = [lines[0].ljust(width) + "  Output         Parameters"]
     for line, (_, shape, count) in zip(lines[1:], net.summary(), strict=True):
@@ -328,9 +176,11 @@ def main(arguments: list[str]) -> int:
     """`python -m models.layers mnist.ENCODER [K]`: print one table."""
     try:
         module, _, name = arguments[0].partition(".")
-        found = vars(importlib.import_module(f"models.{module}"))
-        print(describe(found[name], int(arguments[1]) if len(arguments) > 1 else 10))
-    except (IndexError, KeyError, ValueError, ImportError) as error:
+        table = vars(importlib.import_module(f"models.{module}"))[name]
+        if not isinstance(table, Table):
+            raise TypeError(f"{name} is not a layer table")
+        print(describe(table, int(arguments[1]) if len(arguments) > 1 else 10))
+    except (IndexError, KeyError, ValueError, TypeError, ImportError) as error:
         print(f"error: {error!r}; usage: python -m models.layers MODULE.TABLE [K], e.g. mnist.ENCODER", file=sys.stderr)
         return 2
     return 0

@@ -66,8 +66,8 @@ class Data:
 
     def batches(self, size: int = 1000) -> Iterator[Tensor]:
         """All examples in stored order, as float batches of at most `size`."""
-        for chunk in self.x.split(size):
-            yield chunk.float().mul_(self.scale)
+        for chunk in torch.split(self.x, size):
+            yield chunk.float() * self.scale  # a new tensor also where the stored ones are float
 
 
 class Method(nn.Module):
@@ -106,7 +106,10 @@ class Method(nn.Module):
         """
 
     def predict(self, x: Tensor) -> Tensor:
-        """Cluster or class ids, int64 [B], of float [B, C, H, W]; the same input always gives the same answer."""
+        """Cluster or class ids, int64 [B], of float [B, C, H, W]; the same input always gives the same answer.
+
+        The bench calls `eval()` first, here and before `finish`, and takes no gradients.
+        """
         raise TypeError(f"{type(self).__name__} does not predict")
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:

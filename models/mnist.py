@@ -5,7 +5,7 @@ Table 3 draws factorisation (7): y from x and the z-branch. `ENCODER_15` cuts th
 are ours, the same layers wired as Eq. 6 says.
 """
 
-from models.layers import Amendment, Table, amend
+from models.tables import Amendment, Table, amend
 
 ENCODER = Table(
     "Table 3. MNIST: Gz(x) Gy(x, Gz(x))",
@@ -44,10 +44,7 @@ ENCODER = Table(
 
 ENCODER_15 = amend(
     ENCODER,
-    *(
-        Amendment(f"y{i}a", "Input", f"y{i} + z{i}", f"y{i}", "Eq. 15: y is inferred without z")
-        for i in range(1, 6)
-    ),
+    *(Amendment(f"y{i}a", "Input", f"y{i} + z{i}", f"y{i}", "Eq. 15: y is inferred without z") for i in range(1, 6)),
 )
 
 ENCODER_Y = Table(

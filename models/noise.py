@@ -18,7 +18,7 @@ class Noise:
 
     @classmethod
     def seeded(cls, seed: int, device: torch.device | str = "cpu") -> Noise:
-        """A fresh stream; `seed` is any non-negative integer below 2**63."""
+        """A fresh stream; `seed` is any non-negative integer below 2**63, of which PyTorch's CPU generator uses 32 bits."""
         return cls(torch.Generator(device).manual_seed(seed))
 
     @property

@@ -3,7 +3,7 @@
 A point is an image of one position with two channels, so width-1 layers are plain linear maps.
 """
 
-from models.layers import Amendment, Table, amend
+from models.tables import Amendment, Table, amend
 
 ENCODER = Table(
     "Ours, plane: Gz(x) Gy(x, Gz(x))",

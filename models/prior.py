@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from models.latent import bayes_classify, one_hot, separated_means
-from models.layers import Net
+from models.layers import Layer, Net
 from models.noise import Noise
 
 Kind = Literal["learned", "learned_variance", "fixed", "standard"]
@@ -51,7 +51,7 @@ class MixturePrior(nn.Module):
         was_training = self.net.training
         eye = torch.eye(self.k, device=self.p_y.device)
         mean = self.net.eval()(None, y=eye)["zμ"].flatten(1)
-        row = self.net.layers["zσ"]
+        row = cast(Layer, self.net.layers["zσ"])
         learned = row.weight is not None  # Table 4 feeds zeros to ExpN: unit variance
         log_variance = row.linear(eye[:, :, None, None]).flatten(1) if learned else torch.zeros_like(mean)
         self.net.train(was_training)

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.adversarial import (
-    Tuple3,
     discriminator_loss,
     gradient_penalty,
     inference_loss,
@@ -67,7 +66,7 @@ def test_the_players_pull_against_each_other(saturating: bool) -> None:
 SHAPES = ((1, 2, 2), (3, 1, 1), (2, 1, 1))
 
 
-def _tuple(seed: int, n: int = 5) -> Tuple3:
+def _tuple(seed: int, n: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x, y, z = (torch.randn(n, *s, generator=generator, dtype=torch.float64, requires_grad=True) for s in SHAPES)
     return x, y, z

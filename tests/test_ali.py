@@ -13,7 +13,8 @@ from torch import Tensor
 
 from baselines.ali import ALI, WithoutY
 from models.kmeans import nearest
-from models.layers import Net, Table
+from models.layers import Net
+from models.tables import Table
 from models.method import Batch, Data, Spec
 from models.noise import Noise
 

@@ -101,7 +101,6 @@ def test_straight_through_has_a_hard_value_and_a_soft_gradient() -> None:
     assert torch.equal(gradient, weight)
 
 
-@pytest.mark.xfail(strict=True, reason="(hard + y) - y rounds; hard + (y - y) would not")
 def test_straight_through_is_exactly_one_hot() -> None:
     y = torch.softmax(Noise.seeded(6).normal(1000, 10), 1)
     assert torch.equal(straight_through(y), one_hot(y.argmax(1), 10))

@@ -89,7 +89,6 @@ def test_samples_have_the_moments(kind: Kind) -> None:
         assert bool(((z.var(0) / variance - 1).abs() < 5 * math.sqrt(2 / n)).all())
 
 
-@pytest.mark.xfail(strict=True, reason="sample_z drops hidden units of Table 4 even when the network is in eval mode")
 def test_samples_have_the_moments_where_the_table_has_dropout() -> None:
     prior = _prior("learned", digits, std=0.5).eval()
     with torch.no_grad():

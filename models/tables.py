@@ -1,0 +1,179 @@
+"""Layer tables as the paper prints them: text in the paper's own columns -> typed rows.
+
+Cells stand two spaces apart. Every malformed row is an error that names the row. A departure from the print is an
+`Amendment`, which carries its reason. `models.layers` makes networks of the rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+COLUMNS = ("Name", "Input", "Channels", "Width", "Stride", "Dropout", "BatchNorm", "Activation")
+ACTIVATIONS = ("ReLU", "Tanh", "Sigmoid", "Softmax")  # without a parameter
+
+
+class TableError(ValueError):
+    """A malformed layer table; the message names the table and the row."""
+
+
+@dataclass(frozen=True)
+class Amendment:
+    """A cell that is built otherwise than printed, and why."""
+
+    row: str
+    column: str
+    printed: str
+    built: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a layer table.
+
+    Attributes:
+        inputs: names of earlier rows; empty for an input of the network; ("zeros",) for a constant 0.
+        join: "+" for a sum, "|" for a concatenation along channels.
+        width: kernel width; 0 for a row without weights.
+        pool: "Max2", "Avg6" and the like, or "".
+        dropout: probability with which an element of the layer's input is dropped.
+        activation: "", "ExpN", "Leak" (with `slope`), or a key of ACTIVATIONS.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    join: str
+    channels: int
+    width: int
+    stride: int
+    pool: str
+    dropout: float
+    batchnorm: bool
+    activation: str
+    slope: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """A layer table of the paper.
+
+    Attributes:
+        title: as in the paper, with its number.
+        text: the table in the paper's columns.
+        sizes: height (= width) of each input; 1 where absent.
+        transposed: the convolutions are transposed (a decoder).
+        amendments: the departures, applied when the rows are read.
+    """
+
+    title: str
+    text: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    transposed: bool = False
+    amendments: tuple[Amendment, ...] = ()
+
+    def rows(self, k: int) -> list[Row]:
+        """The typed rows, amended; `k` is the number of categories. Raises TableError."""
+        if k < 1:
+            raise TableError(f"{self.title}: k must be at least 1, got {k}")
+        header, *body = [re.split(r"\s{2,}|\t", line) for line in self.lines()] or [[]]
+        if tuple("Stride" if name == "Pooling" else name for name in header) != COLUMNS:
+            raise TableError(f"{self.title}: the columns are {header}, expected {list(COLUMNS)}")
+        cells = [self._amended(row) for row in body]
+        unknown = {a.row for a in self.amendments} - {row["Name"] for row in cells}
+        if unknown:
+            raise TableError(f"{self.title}: amendments name rows that do not exist: {sorted(unknown)}")
+        rows = [_row(self.title, row, k) for row in cells]
+        _check(self.title, rows)
+        return rows
+
+    def lines(self) -> list[str]:
+        """The printed lines, header first, without indentation and blank lines."""
+        return [line.strip() for line in self.text.splitlines() if line.strip()]
+
+    def _amended(self, cells: list[str]) -> dict[str, str]:
+        """One line by column, with the amendments of that row applied."""
+        if len(cells) != len(COLUMNS):
+            raise TableError(f"{self.title}: row {cells[0]!r} has {len(cells)} cells, expected {len(COLUMNS)}: {cells}")
+        row = dict(zip(COLUMNS, cells, strict=True))
+        for amendment in self.amendments:
+            if amendment.row != cells[0]:
+                continue
+            if row.get(amendment.column) != amendment.printed:
+                raise TableError(
+                    f"{self.title}: row {cells[0]!r}, column {amendment.column!r} prints "
+                    f"{row.get(amendment.column)!r}, the amendment expects {amendment.printed!r}"
+                )
+            row[amendment.column] = amendment.built
+        return row
+
+
+def _row(title: str, cells: dict[str, str], k: int) -> Row:
+    """One typed row from its cells."""
+
+    def read(column: str, pattern: str, expected: str) -> re.Match[str]:
+        match = re.fullmatch(pattern, cells[column])
+        if match is None:
+            raise TableError(f"{title}: row {cells['Name']!r}, column {column}: {cells[column]!r} is not {expected}")
+        return match
+
+    name = read("Name", r"\w+", "a name").group()
+    given = read("Input", r"-|\w+(?: \+ \w+)*|\w+(?: \| \w+)*", "'-', a name, 'a + b' or 'a | b'").group()
+    channels = read("Channels", r"k|[1-9]\d*", "a number of channels or k").group()
+    width = read("Width", r"-|[1-9]\d*", "a width or '-'").group()
+    stride = read("Stride", r"-|[1-9]\d*|(?:Max|Avg)[1-9]\d*", "a stride, MaxN, AvgN or '-'").group()
+    dropout = read("Dropout", r"-|0\.\d+", "a probability or '-'").group()
+    batchnorm = read("BatchNorm", r"-|yes", "'yes' or '-'").group()
+    kinds = "|".join(ACTIVATIONS)
+    activation = read("Activation", rf"-|Leak (0\.\d+)|ExpN|{kinds}", f"'-', 'Leak s', ExpN, {kinds}")
+    return Row(
+        name=name,
+        inputs=() if given == "-" else tuple(re.split(r" [+|] ", given)),
+        join="|" if "|" in given else "+",
+        channels=k if channels == "k" else int(channels),
+        width=0 if width == "-" else int(width),
+        stride=int(stride) if stride.isdigit() else 1,
+        pool=stride if stride[:3] in ("Max", "Avg") else "",
+        dropout=0.0 if dropout == "-" else float(dropout),
+        batchnorm=batchnorm == "yes",
+        activation=activation.group().split()[0].replace("-", ""),
+        slope=float(activation.group(1) or 0),
+    )
+
+
+def _check(title: str, rows: list[Row]) -> None:
+    """Names are defined once and before use; channels agree where no weights could change them."""
+    channels: dict[str, int] = {}
+    for row in rows:
+        problem = _problem(row, channels)
+        if problem:
+            raise TableError(f"{title}: row {row.name!r} {problem}")
+        channels[row.name] = row.channels
+
+
+def _problem(row: Row, channels: dict[str, int]) -> str:
+    """What is wrong with a row after rows with these channels, or nothing."""
+    if row.name in channels or row.name == "zeros":
+        return "is defined twice or takes a reserved name"
+    if not row.inputs:
+        bare = Row(row.name, (), row.join, row.channels, 0, 1, "", 0.0, False, "", 0.0)
+        return "" if row == bare else "is an input and can have nothing but channels"
+    if row.inputs == ("zeros",):
+        return "reads zeros, so it can have no width" if row.width else ""
+    missing = [name for name in row.inputs if name not in channels]
+    if missing:
+        return f"reads {missing}, which no earlier row defines"
+    if not row.width and (row.dropout or row.stride != 1):
+        return "has no width, so no stride and no dropout"
+    got = [channels[name] for name in row.inputs]
+    agree = row.join == "|" or len(set(got)) == 1
+    joined = sum(got) if row.join == "|" else got[0]
+    return (
+        "" if agree and (row.width or joined == row.channels) else f"has {row.channels} channels, its inputs have {got}"
+    )
+
+
+def amend(table: Table, *amendments: Amendment) -> Table:
+    """The same table with further amendments."""
+    return replace(table, amendments=table.amendments + amendments)
