@@ -19,9 +19,9 @@ from torch import Tensor
 from models.adversarial import discriminator_loss, gradient_penalty, inference_loss, synthesis_loss
 from models.kmeans import fit_centres, nearest
 from models.layers import Net
-from models.tables import Row, Table
 from models.method import Batch, Data, Method, Spec
 from models.noise import Noise
+from models.tables import Row, Table
 
 Pair = tuple[Tensor, Tensor]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.record import read
-from bench.statistics import TESTED, Cell, Record, Verdict, cell, lookup, summarise, verdict
 from bench.plan import trials
+from bench.record import digest_today, read
+from bench.statistics import TESTED, Cell, Record, Verdict, cell, lookup, summarise, verdict
 from bench.suite import Published, Row, Suite
 
 ABSENT = "–"
@@ -40,7 +40,7 @@ def stored(root: Path, suite: Suite, budget: str, any_seed: bool) -> tuple[list[
             remarks.append(f"Left out, unreadable: {path.relative_to(root).as_posix()}.")
     seeds = sorted({record["trial"]["seed"] for record in records}) if any_seed else None
     digests = {trial.digest for trial in trials(suite, budget, seeds=seeds)} if records else set()
-    kept = [record for record in records if record["digest"] in digests]
+    kept = [record for record in records if not digests.isdisjoint((record["digest"], digest_today(record)))]
     stale = len(records) - len(kept)
     kind = "configuration" if any_seed else "configuration or seed"
     remarks += [f"Left out: {stale} stored under {budget}, of another {kind} than planned now."] if stale else []

@@ -133,6 +133,18 @@ def _plain(config: Any, where: str) -> dict[str, Any]:
     return plain
 
 
+def as_planned_today(trial: Trial) -> Trial:
+    """A stored trial with the defaults of knobs that its method has got since: a new knob's default changes nothing.
+
+    A key that the method no longer has leaves the trial as it is, and so different from any planned one.
+    """
+    try:
+        where = f"{trial.suite}/{trial.row}"
+        return replace(trial, config=_resolve(method_class(trial.method, where), trial.config, where))
+    except UserError:
+        return trial
+
+
 def build_config(trial: Trial) -> Any:
     """The `Config` instance of the trial's method; UserError if the method no longer has such a key."""
     where = f"{trial.suite}/{trial.row}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.files import write_atomic
+from bench.plan import as_planned_today
 from bench.suite import Trial
 
 RECORD_SCHEMA = 1
@@ -92,7 +93,9 @@ def _problem(record: Any) -> str:
         digest = Trial.from_json(record["trial"]).digest
     except UserError as error:
         return f"holds no valid trial ({error})"
-    return "" if digest == record["digest"] else "holds a trial that does not match its digest"
+    return (
+        "" if digest == record["digest"] else "holds a trial that does not match its digest, or is of another protocol"
+    )
 
 
 def stored_status(path: Path, trial: Trial) -> str:
@@ -103,4 +106,17 @@ def stored_status(path: Path, trial: Trial) -> str:
         record = read(path)
     except UserError:
         return "unreadable"
-    return str(record["status"]) if record["digest"] == trial.digest else "pending"
+    return str(record["status"]) if is_of(record, trial) else "pending"
+
+
+def is_of(record: Mapping[str, Any], trial: Trial) -> bool:
+    """Whether a record is of exactly this trial."""
+    return trial.digest in (record["digest"], digest_today(record))
+
+
+def digest_today(record: Mapping[str, Any]) -> str:
+    """Digest of a record's trial with the knobs that its method has got since at their defaults."""
+    try:
+        return as_planned_today(Trial.from_json(record["trial"])).digest
+    except UserError:
+        return str(record["digest"])

@@ -98,9 +98,7 @@ def show_status(trials: Sequence[Trial], out: Path) -> int:
 
 def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     """Runs what has no result yet."""
-    from bench.record import FINAL, record_path, stored_status
-
-    todo = [trial for trial in trials if stored_status(record_path(options.out, trial), trial) not in FINAL]
+    todo = unfinished(trials, options.out)
     if options.dry_run:
         return describe(trials, todo)
     if not todo:
@@ -121,6 +119,13 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     fetch(todo[0], options.data_root)
     dispatcher = Dispatcher(plan, Board())
     return report(dispatcher.run(todo), len(trials) - len(todo), dispatcher.signal)
+
+
+def unfinished(trials: Sequence[Trial], out: Path) -> list[Trial]:
+    """The trials without a final record below `out`."""
+    from bench.record import FINAL, record_path, stored_status
+
+    return [trial for trial in trials if stored_status(record_path(out, trial), trial) not in FINAL]
 
 
 def describe(trials: Sequence[Trial], todo: Sequence[Trial]) -> int:

@@ -11,21 +11,19 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 from tabulate import tabulate
 
 from bench.errors import UserError
+from bench.files import write_atomic
 from bench.lines import ABSENT, Line, label, line, printed, scores, stored
-from bench.statistics import Record
 from bench.plan import trials
+from bench.statistics import Record
 from bench.suite import Suite, load_suite
 
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
@@ -198,15 +196,10 @@ def build(suite: Suite, budget: str, runs: Path, reference: Path, fmt: str) -> s
 
 
 def write(path: Path, text: str) -> None:
-    """Replaces `path` by `text` in one go, so that a reader or a crash never sees half a table."""
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    """Replaces `path` by `text` in one go; UserError if that cannot be done."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, path)
+        write_atomic(path, text.encode())
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
 
 

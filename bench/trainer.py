@@ -127,6 +127,15 @@ class Run:
         finally:
             self.seconds = time.monotonic() - started
 
+    def time_step(self, n: int) -> float:
+        """Seconds per step over `n` steps after one to warm up; the run is of no further use."""
+        self.method.prepare(self.dataset.train)
+        self._update()
+        started = time.monotonic()
+        for _ in range(n):
+            self._update()
+        return (time.monotonic() - started) / n
+
     def _update(self) -> None:
         """One step on the next batch of the current epoch's order; an incomplete last batch is left out."""
         batch, n = self.trial.batch, len(self.dataset.train)

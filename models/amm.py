@@ -21,7 +21,6 @@ from models.method import Batch, Method, Spec
 from models.noise import Noise
 from models.prior import Kind, build_prior
 
-
 Tuple3 = tuple[Tensor, Tensor, Tensor]  # x, y, z
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from baselines.ali import ALI, WithoutY
 from models.kmeans import nearest
 from models.layers import Net
-from models.tables import Table
 from models.method import Batch, Data, Spec
 from models.noise import Noise
+from models.tables import Table
 
 NETS = ("mnist", "digits", "plane")
 SHAPES = {"mnist": (1, 28, 28), "digits": (1, 8, 8), "plane": (2, 1, 1)}

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from models import digits, mnist, plane
 from models.layers import Layer, Net, describe, main
-from models.tables import Amendment, Row, Table, TableError, amend
 from models.noise import Noise
+from models.tables import Amendment, Row, Table, TableError, amend
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "Name Input Channels Width Stride Dropout BatchNorm Activation"

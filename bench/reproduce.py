@@ -1,0 +1,91 @@
+"""One command for a table of the paper: plan, ask, run or resume, aggregate, write.
+
+    python -m bench.reproduce table1 [--yes] [--budget quick]
+
+writes results/table1.md, .tex and .csv. Without a GPU it first says how long that would take and goes on only with --yes
+or a person's consent. Options that it does not know are those of `bench.run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import run, table
+from bench.errors import UserError
+from bench.progress import duration
+from bench.suite import Trial, load_suite
+
+TABLES = {"table1": ("mnist_unsup",)}  # the suites of each table of the paper
+ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
+MEASURED = 3  # steps timed for each row of an estimate, after one to warm up
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes are those of `bench.run`; the tables are written however far the trials got."""
+    parser = argparse.ArgumentParser(prog="python -m bench.reproduce", description="Reproduce a table of the paper.")
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--yes", action="store_true", help="do not ask before a long run without a GPU")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="where the tables go (default: %(default)s)"
+    )
+    own, rest = parser.parse_known_args(argv)
+    try:
+        code = max(reproduce(name, own, rest) for name in TABLES[own.table])
+        options = run.parser().parse_args(rest)
+        write_tables(own.table, options.budget, options.out, own.results)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def reproduce(suite: str, own: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs what a suite lacks, after consent; the exit code of `bench.run`."""
+    arguments = ["--suite", suite, *rest]
+    options = run.parser().parse_args(arguments)
+    todo = run.unfinished(run.chosen(load_suite(suite), options), options.out)
+    devices = run.device_slots(options.device, options.workers)
+    if todo and devices[0] == "cpu" and not own.yes and not options.dry_run:
+        run.fetch(todo[0], options.data_root)
+        consent(estimate(todo, options.data_root) / len(devices), len(todo))
+    return run.main(arguments)
+
+
+def consent(seconds: float, trials: int) -> None:
+    """Says what lies ahead and asks; UserError without a yes."""
+    print(f"{trials} trials on the CPU take about {duration(seconds)}.", file=sys.stderr)
+    if not sys.stdin.isatty():
+        raise UserError("a long run without a GPU: add --yes to start it, or --budget quick for a short one")
+    if input("Start? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UserError("not started; --budget quick is shorter, and whatever has run stays")
+
+
+def estimate(todo: Sequence[Trial], data_root: Path | None) -> float:
+    """Seconds of training that the trials need one after another on the CPU, from a few steps of each row."""
+    import torch
+
+    from bench.trainer import Run
+
+    rows = {trial.row: trial for trial in todo}
+    total = 0.0
+    for row, trial in rows.items():
+        current = Run(trial, torch.device("cpu"), data_root)
+        each = current.time_step(MEASURED) if current.steps else 0.0
+        total += each * current.steps * sum(other.row == row for other in todo)
+    return total
+
+
+def write_tables(name: str, budget: str, runs: Path, results: Path) -> None:
+    """Writes results/<name>.md, .tex and .csv from the records that there are."""
+    suites = [load_suite(suite) for suite in TABLES[name]]
+    for fmt, ending in ENDINGS.items():
+        path = results / f"{name}{ending}"
+        table.write(path, "\n".join(table.build(suite, budget, runs, results / "reference", fmt) for suite in suites))
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
