@@ -1,6 +1,8 @@
 """Trials -> subprocesses -> devices. The dispatcher waits, shows progress and keeps count; it never computes.
 
-joblib's threads each start `python -m bench.trial` on a free device, so a trial that is killed costs nobody else anything.
+joblib's threads hand trials to `python -m bench.trial` processes, one at a time each, so a trial that is killed costs nobody
+else anything. On a CPU a process takes one trial after another, which saves importing torch for each; on a GPU every trial
+gets a fresh one, so that all memory comes back.
 """
 
 from __future__ import annotations
@@ -11,11 +13,10 @@ import queue
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from bench import record
 from bench.errors import UserError
 from bench.progress import Board
 from bench.suite import Trial
-from bench.trial import BUSY, UNFINISHED, USER_ERROR, Job
+from bench.trial import BUSY, FAILED, UNFINISHED, USER_ERROR, Job
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,17 +53,56 @@ class Plan:
     seconds: float | None = None
 
 
+class Worker:
+    """A device and the process that computes on it, started when first needed and again after its death."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        self.device, self.threads = device, threads
+        self.child: subprocess.Popen[str] | None = None
+        self.told = False  # whether this process has got a signal; a second one would end it at once
+
+    def start(self) -> subprocess.Popen[str]:
+        """The living process."""
+        if self.child is None:
+            self.told = False
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "bench.trial"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=environment(self.threads),
+                start_new_session=True,  # a terminal's Ctrl-C reaches the dispatcher alone, which passes it on
+            )
+        return self.child
+
+    def signal(self, number: int) -> None:
+        """Passes a signal on to the process, if there is one."""
+        if self.child is not None and self.child.poll() is None:
+            self.told = True
+            self.child.send_signal(number)
+
+    def close(self) -> int:
+        """Lets the process end, which it does when its input ends, and returns its exit code."""
+        child, self.child = self.child, None
+        if child is None:
+            return 0
+        assert child.stdin and child.stdout
+        with suppress(BrokenPipeError):
+            child.stdin.close()
+        child.stdout.close()
+        return child.wait()
+
+
 class Dispatcher:
     """Runs trials by a plan; `run` returns how many ended how."""
 
     def __init__(self, plan: Plan, board: Board) -> None:
         self.plan, self.board = plan, board
         self.until = None if plan.seconds is None else time.monotonic() + plan.seconds
-        self.free: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for device in plan.devices:
-            self.free.put(device)
-        self.children: set[subprocess.Popen[str]] = set()
-        self.lock = threading.Lock()
+        self.workers = [Worker(device, plan.threads) for device in plan.devices]
+        self.free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self.workers:
+            self.free.put(worker)
         self.signal = 0  # the first one received
         self.stopped = ""  # why no further trial is started
 
@@ -73,8 +113,12 @@ class Dispatcher:
         """
         with self._signals():
             parallel = Parallel(n_jobs=len(self.plan.devices), backend="threading", batch_size=1, pre_dispatch="all")
-            outcomes = parallel(delayed(self._one)(trial) for trial in trials)
-        self.board.close()
+            try:
+                outcomes = parallel(delayed(self._one)(trial) for trial in trials)
+            finally:
+                for worker in self.workers:
+                    worker.close()
+                self.board.close()
         if self.stopped.startswith("error: "):
             raise UserError(self.stopped.removeprefix("error: "))
         return Counter(outcomes)
@@ -91,8 +135,8 @@ class Dispatcher:
 
     def _forward(self, number: int, frame: object) -> None:
         self.signal, self.stopped = self.signal or number, self.stopped or "interrupted"
-        for child in list(self.children):
-            child.send_signal(signal.SIGTERM)
+        for worker in self.workers:
+            worker.signal(signal.SIGTERM)
 
     def _one(self, trial: Trial) -> str:
         """Runs one trial to its record; returns a status. It never raises: one trial must not stop the others."""
@@ -102,57 +146,46 @@ class Dispatcher:
         seconds = None if self.until is None else self.until - time.monotonic()
         if self.stopped or (seconds is not None and seconds <= 0):
             return "pending"
-        device = self.free.get()
+        worker = self.free.get()
         try:
-            return self._start(trial, path, Job(
-                trial, device, str(self.plan.out), self.plan.threads,
-                str(self.plan.data_root) if self.plan.data_root else None, self.plan.checkpoint_every, seconds,
-            ))  # fmt: skip
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return self._start(worker, trial, path, seconds)
         except OSError as error:
             self.stopped = (
                 self.stopped or f"error: {path.parent}: {error.strerror}; free some space or use another --out"
             )
             return "failed"
         finally:
-            self.free.put(device)
+            self.free.put(worker)
 
-    def _start(self, trial: Trial, path: Path, job: Job) -> str:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{trial.suite}/{trial.row} seed {trial.seed}"
+    def _start(self, worker: Worker, trial: Trial, path: Path, seconds: float | None) -> str:
+        """Hands a trial to a worker and listens until it has ended or its process has died."""
+        plan, name = self.plan, f"{trial.suite}/{trial.row} seed {trial.seed}"
+        root = str(plan.data_root) if plan.data_root else None
+        job = Job(trial, worker.device, str(plan.out), plan.threads, root, plan.checkpoint_every, seconds)
+        child = worker.start()
+        assert child.stdin and child.stdout
+        with suppress(BrokenPipeError):  # it died at once; its exit code says how
+            child.stdin.write(json.dumps(asdict(job)) + "\n")
+            child.stdin.flush()
+        if self.signal and not worker.told:  # it came while the child was being started
+            worker.signal(signal.SIGTERM)
         said: dict[str, Any] = {}
-        with path.with_suffix(".log").open("a") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "bench.trial"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=_environment(job),
-                start_new_session=True,  # a terminal's Ctrl-C reaches the dispatcher alone, which passes it on
-            )
-            with self.lock:
-                self.children.add(child)
-            if self.signal:  # it came while the child was being started
-                child.send_signal(signal.SIGTERM)
-            assert child.stdin and child.stdout
-            try:
-                child.stdin.write(json.dumps({**asdict(job), "trial": job.trial.to_json()}) + "\n")
-                child.stdin.flush()
-            except BrokenPipeError:
-                pass  # it died at once; its exit code says how
-            for line in child.stdout:
-                said = _parsed(line) or said
-                self.board.update(name, said)
-            code = child.wait()
-            child.stdin.close()
-            with self.lock:
-                self.children.discard(child)
-        return self._conclude(trial, path, name, code, said)
+        for line in child.stdout:
+            said |= _parsed(line)
+            self.board.update(name, said)
+            if "end" in said:
+                if worker.device != "cpu":
+                    worker.close()
+                return self._conclude(trial, path, name, int(said["end"]), said)
+        code = worker.close()
+        return self._conclude(trial, path, name, code or FAILED, said)
 
     def _conclude(self, trial: Trial, path: Path, name: str, code: int, said: dict[str, Any]) -> str:
         """The status of a trial whose process has ended, with a record also where it could not write one itself."""
-        if path.with_suffix(".log").stat().st_size == 0:
-            path.with_suffix(".log").unlink()
+        log = path.with_suffix(".log")
+        if log.exists() and log.stat().st_size == 0:
+            log.unlink()
         if code == USER_ERROR:
             self.stopped = f"error: {said.get('error', 'bad input')}"
             return "failed"
@@ -160,27 +193,29 @@ class Dispatcher:
             self.board.done(name, "skipped: another runner has it")
             return "busy"
         status = record.stored_status(path, trial)
-        if code < 0 or (code not in (0, UNFINISHED) and status not in record.FINAL):
-            status = "interrupted" if self.signal and code < 0 else "killed" if code < 0 else "failed"
-            reason = f"ended by signal {-code}" if code < 0 else str(said.get("failed", f"exit code {code}"))
+        if code not in (0, UNFINISHED) and status not in record.FINAL:
+            died = code < 0 or "end" not in said
+            status = "failed" if not died else "interrupted" if self.signal else "killed"
+            reason = said.get("failed") or (
+                f"ended by signal {-code}" if code < 0 else f"its process ended with code {code}"
+            )
             record.write(path, record.new_record(trial, status, reason))
         self.board.done(name, _outcome(path, status))
         return status
 
 
-def _environment(job: Job) -> dict[str, str]:
+def environment(threads: int) -> dict[str, str]:
     """The child's environment: where the package lies, its threads, deterministic matrix products, memory kept.
 
     glibc returns large buffers to the system at once and pays a page fault for every page of the next one; keeping them
     makes elementwise work on a CPU two to three times as fast.
     """
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    threads = str(job.threads)
     return {
         **os.environ,
         "PYTHONPATH": path,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "MALLOC_MMAP_THRESHOLD_": str(2**32),
         "MALLOC_TRIM_THRESHOLD_": str(2**33),

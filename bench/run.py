@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("results/runs"), help="root of the records (default: %(default)s)"
     )
     found.add_argument("--time-budget", help="stop, resumable, after this long: 90s, 9m, 2h")
-    found.add_argument("--workers", type=int, help="trials at once (default: one for each GPU, or CPU core up to 2)")
+    found.add_argument(
+        "--workers", type=int, help="trials at once (default: one for each GPU, or for each CPU core up to 4)"
+    )
     found.add_argument("--threads", type=int, help="CPU threads of each trial (default: cores / workers)")
     found.add_argument(
         "--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds (default: %(default)s)"
@@ -169,7 +171,7 @@ def device_slots(name: str, workers: int | None) -> tuple[str, ...]:
     if name == "auto":
         name = "cuda" if count else "cpu"
     pool = [f"cuda:{index}" for index in range(count)] if name == "cuda" else [name]
-    n = _positive("--workers", workers) or (min(2, _cores()) if name == "cpu" else len(pool))
+    n = _positive("--workers", workers) or (min(4, _cores()) if name == "cpu" else len(pool))
     return tuple(pool[index % len(pool)] for index in range(n))
 
 

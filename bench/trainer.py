@@ -24,6 +24,7 @@ from models.method import Batch
 from models.noise import Noise
 
 Progress = Callable[[int, int], None]  # step, steps
+EVALUATED = 250  # examples predicted at once: a network keeps all its rows, so this bounds the memory of scoring
 HEADLINE = {"clustering": "majority", "classification": "error"}  # what selects a step on the validation split
 
 
@@ -183,7 +184,7 @@ class Run:
 
     def predictions(self, x: Tensor) -> Tensor:
         """The method's answers on stored examples, int64 [N], on the CPU."""
-        chunks = [self.method.predict(chunk.float() * self.dataset.scale) for chunk in torch.split(x, 1000)]
+        chunks = [self.method.predict(chunk.float() * self.dataset.scale) for chunk in torch.split(x, EVALUATED)]
         return torch.cat(chunks).cpu()
 
     # the outcome

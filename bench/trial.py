@@ -1,7 +1,7 @@
-"""One trial in a process of its own: a job on standard input, progress as JSON lines on standard output.
+"""A process that runs trials: a job a line on standard input, progress as JSON lines on standard output.
 
-Started by `bench.dispatch`; a kill, a crash or a full memory here costs this trial alone. SIGINT, SIGTERM and the end of
-the parent make it finish the step, write a checkpoint and leave; a second signal leaves at once.
+Started by `bench.dispatch`; a kill, a crash or a full memory here costs the trial under way alone. SIGINT, SIGTERM and the
+end of the parent make it finish the step, write a checkpoint and leave; a second signal leaves at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import queue
 import signal
 import sys
 import threading
@@ -29,7 +30,7 @@ from bench.suite import Trial
 from bench.trainer import Diverged, Run
 from bench.yaml_strict import build
 
-DONE, FAILED, USER_ERROR, UNFINISHED, BUSY = 0, 1, 2, 3, 4  # exit codes
+DONE, FAILED, USER_ERROR, UNFINISHED, BUSY = range(5)  # how a trial ended
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,18 @@ class Job:
 
 
 class Stop:
-    """Whether to leave at the next step: a signal came, the parent went away, or the time is up."""
+    """Whether to leave at the next step: a signal came, the parent went away, or the time is up.
 
-    def __init__(self, seconds: float | None) -> None:
+    Its thread is the only reader of standard input: lines are jobs, the end means that the parent is gone.
+    """
+
+    def __init__(self) -> None:
         self.asked = False
-        self.until = None if seconds is None else time.monotonic() + seconds
+        self.until: float | None = None
+        self.jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._signal)
-        threading.Thread(target=self._watch_parent, daemon=True).start()
+        threading.Thread(target=self._read, daemon=True).start()
 
     def __call__(self) -> bool:
         return self.asked or (self.until is not None and time.monotonic() > self.until)
@@ -62,11 +67,14 @@ class Stop:
         if self.asked:
             os._exit(128 + number)
         self.asked = True
+        self.jobs.put("")
 
-    def _watch_parent(self) -> None:
-        while os.read(sys.stdin.fileno(), 1):
-            pass
-        self.asked = True  # the parent's end of the pipe is closed: it is gone
+    def _read(self) -> None:
+        with os.fdopen(os.dup(sys.stdin.fileno())) as lines:
+            for line in lines:
+                self.jobs.put(line)
+        self.asked = True
+        self.jobs.put("")
 
 
 @contextmanager
@@ -83,20 +91,20 @@ def locked(path: Path) -> Iterator[bool]:
         path.unlink(missing_ok=True)
 
 
-def run(job: Job) -> int:
-    """Runs or resumes the job's trial and writes its record; returns an exit code."""
+def run(job: Job, stop: Stop) -> int:
+    """Runs or resumes the job's trial and writes its record; returns how it ended."""
     path = record.record_path(Path(job.out), job.trial)
     with locked(path.with_suffix(".lock")) as mine:
         if not mine:
             return BUSY
         if record.stored_status(path, job.trial) in record.FINAL:
             return DONE
-        return _run(job, path)
+        return _run(job, path, stop)
 
 
-def _run(job: Job, path: Path) -> int:
+def _run(job: Job, path: Path, stop: Stop) -> int:
     """The locked part of `run`."""
-    stop = Stop(job.seconds)
+    stop.until = None if job.seconds is None else time.monotonic() + job.seconds
     torch.set_num_threads(job.threads)
     facts = _run_facts(job)  # before training: the sources may change on disk meanwhile
     current = Run(job.trial, torch.device(job.device), Path(job.data_root) if job.data_root else None)
@@ -162,11 +170,13 @@ def _run_facts(job: Job) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    """Reads one job; every way to end is an exit code and, unless the process is killed, a record."""
-    job = build(Job, json.loads(sys.stdin.readline()), "job")
+def attempt(job: Job, stop: Stop) -> int:
+    """`run` with every exception turned into a way to end, and standard error into the trial's log."""
+    log = record.record_path(Path(job.out), job.trial).with_suffix(".log")
+    with log.open("a") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
     try:
-        return run(job)
+        return run(job, stop)
     except UserError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return USER_ERROR
@@ -176,6 +186,16 @@ def main() -> int:
         reason = " ".join(f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})".split())
         print(json.dumps({"failed": reason}), flush=True)
         return FAILED
+
+
+def main() -> int:
+    """Runs jobs until the parent closes the pipe or a signal comes; says {"end": code} after each."""
+    stop = Stop()
+    while True:
+        line = stop.jobs.get()
+        if not line:
+            return 0
+        print(json.dumps({"end": attempt(build(Job, json.loads(line), "job"), stop)}), flush=True)
 
 
 if __name__ == "__main__":

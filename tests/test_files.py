@@ -1,0 +1,85 @@
+"""Files are whole or not there, whatever fails in between."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.files import write_atomic
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_content_is_written_and_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "file.json"
+    write_atomic(path, b"one")
+    write_atomic(path, b"")
+    assert path.read_bytes() == b""
+    write_atomic(path, b"\x00\n" * 10_000)
+    assert path.read_bytes() == b"\x00\n" * 10_000
+    assert os.listdir(path.parent) == ["file.json"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.json"
+    write_atomic(path, b"old")
+    monkeypatch.setattr(os, call, _full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_a_real_full_disk_is_met_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.json"
+    write_atomic(path, b"old")
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    opened = Path.open
+
+    def redirected(self: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        return opened(Path("/dev/full"), "wb") if self.suffix == ".part" else opened(self, mode, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", redirected)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, b"new" * 100_000)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "file.json"
+    write_atomic(path, b"old")
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_a_stale_part_of_a_dead_run_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    stale = tmp_path / f".file.json.{os.getpid()}.part"
+    stale.write_bytes(b"half")
+    write_atomic(path, b"whole")
+    assert path.read_bytes() == b"whole"
+    assert stale.read_bytes() == b"half"
+
+
+def test_a_name_below_a_file_is_an_os_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"kept")
+    with pytest.raises(OSError):
+        write_atomic(tmp_path / "file" / "record.json", b"new")
+    assert (tmp_path / "file").read_bytes() == b"kept"

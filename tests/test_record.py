@@ -1,0 +1,195 @@
+"""Records: whole, checked against their own digest, and never lost."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import UserError
+from bench.record import FINAL, STATUSES, new_record, read, record_path, stored_status, write
+from bench.suite import Trial
+
+RESULT = {"step": 15, "steps": 15, "last": {"step": 15, "test": {"majority": 3.5}}, "curve": []}
+
+
+@pytest.fixture
+def trial(make_trial: Callable[..., Trial]) -> Trial:
+    return make_trial()
+
+
+@pytest.fixture
+def path(tmp_path: Path, trial: Trial) -> Path:
+    found = record_path(tmp_path, trial)
+    write(found, new_record(trial, "done", None, RESULT, {"name": "synthetic"}, {"seconds": 1.5}))
+    return found
+
+
+def _edited(path: Path, **changes: Any) -> None:
+    value = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    path.write_text(json.dumps({key: item for key, item in value.items() if item is not Ellipsis}), encoding="utf-8")
+
+
+def _refused(path: Path, *words: str) -> None:
+    """Reading `path` is a UserError of one line that names the file."""
+    with pytest.raises(UserError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert str(path) in message and "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_a_record_comes_back_as_it_was_written(path: Path, trial: Trial, tmp_path: Path) -> None:
+    assert path == tmp_path / "small" / "quick" / "toy" / "seed00.json"
+    record = read(path)
+    assert record == new_record(trial, "done", None, RESULT, {"name": "synthetic"}, {"seconds": 1.5})
+    assert Trial.from_json(record["trial"]) == trial
+    assert set(record) == {"schema", "digest", "trial", "status", "reason", "result", "data", "run", "departures"}
+    assert os.listdir(path.parent) == ["seed00.json"]
+
+
+def test_the_same_record_has_the_same_bytes(path: Path) -> None:
+    before = path.read_bytes()
+    write(path, read(path))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_none_is_refused_and_the_old_record_stays(path: Path, trial: Trial, number: float) -> None:
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        write(path, new_record(trial, "done", None, {"last": number}))
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["seed00.json"]
+
+
+@pytest.mark.xfail(strict=True, reason="write moves the old record aside before it knows that the new one can be written")
+def test_a_refused_record_leaves_that_of_another_trial_in_its_place(
+    path: Path, make_trial: Callable[..., Trial]
+) -> None:
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        write(path, new_record(make_trial(steps=16), "done", None, {"last": float("nan")}))
+    assert path.exists() and path.read_bytes() == before
+
+
+@pytest.mark.xfail(strict=True, reason="a lone surrogate makes write raise UnicodeEncodeError")
+def test_a_reason_that_is_no_valid_unicode_can_be_stored(path: Path, trial: Trial) -> None:
+    write(path, new_record(trial, "failed", "cannot open \udcff.bin"))
+    assert read(path)["reason"].startswith("cannot open ")
+
+
+def test_a_truncated_record_is_refused_at_every_length(path: Path, trial: Trial) -> None:
+    content = path.read_bytes().rstrip(b"\n")
+    sampled = sorted({0, 1, 2, 100, len(content) // 2, len(content) - 1, *range(0, len(content), 37)})
+    for length in sampled:
+        path.write_bytes(content[:length])
+        _refused(path, "is not JSON")
+        assert stored_status(path, trial) == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe\x00", b"hello", b"[" * 100_000, b'{"schema": 1, "schema"', b"\x00" * 500, b'{"a": NaN}', b"[-Infinity]"],
+    ids=["not unicode", "text", "deep", "cut", "zeros", "nan", "infinity"],
+)
+def test_what_is_not_json_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    _refused(path)
+
+
+def test_nan_inside_a_whole_record_is_refused(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"3.5", b"NaN"))
+    _refused(path, "NaN is not a JSON number")
+
+
+@pytest.mark.xfail(strict=True, reason="1e999 is read as infinity")
+def test_a_number_that_overflows_is_refused(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"3.5", b"1e999"))
+    _refused(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schema": 2}, "has schema 2, expected 1"),
+        ({"schema": None}, "has schema None"),
+        ({"schema": ...}, "is not a whole record"),
+        ({"run": ...}, "is not a whole record"),
+        ({"run": None}, "is not a whole record"),
+        ({"trial": []}, "is not a whole record"),
+        ({"status": "running"}, "unknown status 'running'"),
+        ({"status": ["done"]}, "unknown status"),
+        ({"result": None}, "is done and has no result"),
+        ({"digest": "0" * 64}, "does not match its digest"),
+        ({"digest": None}, "does not match its digest"),
+        ({"trial": {}}, "holds no valid trial"),
+    ],
+)
+def test_a_record_of_another_shape_is_refused(path: Path, changes: dict[str, Any], words: str) -> None:
+    _edited(path, **changes)
+    _refused(path, words)
+
+
+@pytest.mark.parametrize(("key", "value"), [("steps", 16), ("seed", 1), ("config", {}), ("seed", "0"), ("more", 1)])
+def test_an_edited_trial_is_seen(path: Path, key: str, value: Any) -> None:
+    trial = json.loads(path.read_text(encoding="utf-8"))["trial"]
+    _edited(path, trial={**trial, key: value})
+    _refused(path)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"3", b'"done"', b"{}"])
+def test_json_that_is_no_record_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    _refused(path, "is not a whole record")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    _refused(tmp_path / "absent.json", "cannot be read")
+    _refused(tmp_path, "cannot be read")
+
+
+def test_a_record_of_another_trial_is_kept_beside_the_new_one(path: Path, make_trial: Callable[..., Trial]) -> None:
+    old, new = read(path), make_trial(steps=16)
+    write(path, new_record(new, "interrupted", "at step 3"))
+    assert read(path)["digest"] == new.digest
+    stale = path.with_name(f"seed00.{old['digest'][:8]}.stale")
+    assert read(stale) == old
+    assert sorted(os.listdir(path.parent)) == sorted([path.name, stale.name])
+
+
+def test_a_damaged_record_is_kept_beside_the_new_one(path: Path, trial: Trial) -> None:
+    path.write_bytes(b"{half")
+    write(path, new_record(trial, "done", None, RESULT))
+    assert read(path)["status"] == "done"
+    kept = [entry for entry in path.parent.iterdir() if entry != path]
+    assert [entry.read_bytes() for entry in kept] == [b"{half"]
+
+
+@pytest.mark.xfail(strict=True, reason="a .stale file of the same digest is replaced, even one that holds a result")
+def test_a_kept_result_is_never_replaced_by_a_later_one(path: Path, make_trial: Callable[..., Trial]) -> None:
+    """Going back and forth between two configurations must not lose the finished record of the first."""
+    done, other = read(path), make_trial(steps=16)
+    write(path, new_record(other, "interrupted", "at step 3"))
+    write(path, new_record(make_trial(), "interrupted", "at step 1"))
+    write(path, new_record(other, "interrupted", "at step 4"))
+    assert done in [read(entry) for entry in path.parent.glob("*.stale")]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_the_stored_status_is_that_of_exactly_this_trial(
+    path: Path, trial: Trial, make_trial: Callable[..., Trial], status: str
+) -> None:
+    write(path, new_record(trial, status, "why", RESULT))
+    assert stored_status(path, trial) == status
+    assert stored_status(path, make_trial(steps=16)) == "pending"
+    assert stored_status(path.with_name("seed01.json"), trial) == "pending"
+
+
+def test_only_results_are_final() -> None:
+    assert set(FINAL) == {"done", "diverged"}
