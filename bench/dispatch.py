@@ -27,7 +27,7 @@ from bench import record
 from bench.errors import UserError
 from bench.progress import Board
 from bench.suite import Trial
-from bench.trial import BUSY, FAILED, UNFINISHED, USER_ERROR, Job
+from bench.trial import BUSY, DONE, UNFINISHED, USER_ERROR, Job
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,14 +62,17 @@ class Worker:
         self.told = False  # whether this process has got a signal; a second one would end it at once
 
     def start(self) -> subprocess.Popen[str]:
-        """The living process."""
+        """The living process; one that died while idle is replaced."""
+        if self.child is not None and self.child.poll() is not None:
+            self.close()
         if self.child is None:
             self.told = False
             self.child = subprocess.Popen(
                 [sys.executable, "-m", "bench.trial"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
+                errors="replace",  # whatever a method prints must not hurt
                 env=environment(self.threads),
                 start_new_session=True,  # a terminal's Ctrl-C reaches the dispatcher alone, which passes it on
             )
@@ -77,9 +80,10 @@ class Worker:
 
     def signal(self, number: int) -> None:
         """Passes a signal on to the process, if there is one."""
-        if self.child is not None and self.child.poll() is None:
+        child = self.child
+        if child is not None and child.poll() is None:
             self.told = True
-            self.child.send_signal(number)
+            child.send_signal(number)
 
     def close(self) -> int:
         """Lets the process end, which it does when its input ends, and returns its exit code."""
@@ -155,6 +159,9 @@ class Dispatcher:
                 self.stopped or f"error: {path.parent}: {error.strerror}; free some space or use another --out"
             )
             return "failed"
+        except Exception as error:
+            self.board.done(f"{trial.suite}/{trial.row} seed {trial.seed}", f"failed: {error!r}")
+            return "failed"
         finally:
             self.free.put(worker)
 
@@ -177,31 +184,32 @@ class Dispatcher:
             if "end" in said:
                 if worker.device != "cpu":
                     worker.close()
-                return self._conclude(trial, path, name, int(said["end"]), said)
-        code = worker.close()
-        return self._conclude(trial, path, name, code or FAILED, said)
+                return self._conclude(trial, path, name, said)
+        return self._conclude(trial, path, name, said, died_with=worker.close())
 
-    def _conclude(self, trial: Trial, path: Path, name: str, code: int, said: dict[str, Any]) -> str:
-        """The status of a trial whose process has ended, with a record also where it could not write one itself."""
+    def _conclude(self, trial: Trial, path: Path, name: str, said: dict[str, Any], died_with: int | None = None) -> str:
+        """The status of a trial that has ended, with a record also where its process died before it could write one."""
+        end = said.get("end")
+        if end == BUSY:
+            self.board.done(name, "skipped: another runner has it")
+            return "busy"
         log = path.with_suffix(".log")
         if log.exists() and log.stat().st_size == 0:
             log.unlink()
-        if code == USER_ERROR:
+        if end == USER_ERROR:
             self.stopped = f"error: {said.get('error', 'bad input')}"
             return "failed"
-        if code == BUSY:
-            self.board.done(name, "skipped: another runner has it")
-            return "busy"
         status = record.stored_status(path, trial)
-        if code not in (0, UNFINISHED) and status not in record.FINAL:
-            died = code < 0 or "end" not in said
-            status = "failed" if not died else "interrupted" if self.signal else "killed"
-            reason = said.get("failed") or (
-                f"ended by signal {-code}" if code < 0 else f"its process ended with code {code}"
-            )
+        if end not in (DONE, UNFINISHED) and status not in record.FINAL:
+            status = "failed" if end is not None else "interrupted" if self.signal else "killed"
+            reason = said.get("failed", f"its process {_death(died_with if end is None else end)}")
             record.write(path, record.new_record(trial, status, reason))
         self.board.done(name, _outcome(path, status))
         return status
+
+
+def _death(code: int | None) -> str:
+    return f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
 
 
 def environment(threads: int) -> dict[str, str]:

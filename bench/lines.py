@@ -15,7 +15,6 @@ from bench.suite import Published, Row, Suite
 
 ABSENT = "–"
 HIGHER_IS_BETTER = ("nmi", "ari", "live")
-CLUSTERS = ("components", "clusters", "n_clusters", "categories", "k")  # what methods call K in their Config
 SCORES = {  # of the second table: metric, heading, digits
     "clustering": (
         ("test.majority", "majority %", 2),
@@ -117,7 +116,7 @@ def _origin(published: Published | None) -> list[str]:
 def _clusters(row: Row, records: Sequence[Record]) -> str:
     """K, as the trials resolved it, else as the suite gives it."""
     config = {**row.config, **(records[0]["trial"]["config"] if records else {})}
-    return next((str(config[key]) for key in CLUSTERS if config.get(key) is not None), ABSENT)
+    return str(config.get("components", ABSENT))
 
 
 def _judge(suite: Suite, comparable: bool, published: Published | None, found: Cell, metric: str) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 
@@ -36,9 +37,10 @@ class Board:
         """A trial has ended."""
         with self.lock:
             self.lines.pop(name, None)
-            self._clear()
-            print(f"{name}: {outcome}", file=self.stream, flush=True)
-            self._draw()
+            with suppress(BrokenPipeError):  # nobody reads any more; the trials go on
+                self._clear()
+                print(f"{name}: {outcome}", file=self.stream, flush=True)
+                self._draw()
 
     def close(self) -> None:
         """Takes the live lines away."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bench.errors import UserError
 from bench.files import write_atomic
@@ -47,21 +48,25 @@ def new_record(
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
     """Writes a record atomically. A record of another trial under the same name is kept beside it, never lost."""
+    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
     if path.exists():
         try:
             old = read(path)["digest"]
         except UserError:
             old = "unreadable"
         if old != record["digest"]:
-            path.replace(path.with_name(f"{path.stem}.{old[:8]}.stale"))
-    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
-    write_atomic(path, text.encode() + b"\n")
+            names = (
+                path.with_name(f"{path.stem}.{old[:8]}{mark}.stale")
+                for mark in ("", *(f".{n}" for n in range(1, 1000)))
+            )
+            path.replace(next(name for name in names if not name.exists()))
+    write_atomic(path, text.encode("utf-8", "backslashreplace") + b"\n")
 
 
 def read(path: Path) -> dict[str, Any]:
     """The record in a file; UserError if it is not a whole record of this schema, with the file named."""
     try:
-        record = json.loads(path.read_bytes(), parse_constant=_refuse)
+        record = json.loads(path.read_bytes(), parse_constant=_refuse, parse_float=_finite)
         problem = _problem(record)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
@@ -73,7 +78,12 @@ def read(path: Path) -> dict[str, Any]:
     return checked
 
 
-def _refuse(constant: str) -> None:
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
+
+
+def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
 
 
@@ -100,8 +110,12 @@ def _problem(record: Any) -> str:
 
 def stored_status(path: Path, trial: Trial) -> str:
     """Status of the stored record of exactly this trial; "pending" if there is none, "unreadable" if it is damaged."""
-    if not path.exists():
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         return "pending"
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; choose another --out") from None
     try:
         record = read(path)
     except UserError:

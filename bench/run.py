@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # while nothing was running yet
+        return 130
 
 
 def show_suites() -> int:
@@ -101,6 +104,11 @@ def show_status(trials: Sequence[Trial], out: Path) -> int:
 def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     """Runs what has no result yet."""
     todo = unfinished(trials, options.out)
+    devices = device_slots(options.device, options.workers)
+    threads = _positive("--threads", options.threads) or max(1, _cores() // len(devices))
+    seconds = None if options.time_budget is None else parse_duration(options.time_budget)
+    if not options.checkpoint_every >= 0:
+        raise UserError(f"--checkpoint-every: expected seconds, got {options.checkpoint_every}")
     if options.dry_run:
         return describe(trials, todo)
     if not todo:
@@ -109,15 +117,7 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     from bench.dispatch import Dispatcher, Plan
     from bench.progress import Board
 
-    devices = device_slots(options.device, options.workers)
-    plan = Plan(
-        devices=devices,
-        threads=_positive("--threads", options.threads) or max(1, _cores() // len(devices)),
-        out=_writable(options.out),
-        data_root=options.data_root,
-        checkpoint_every=options.checkpoint_every,
-        seconds=parse_duration(options.time_budget) if options.time_budget else None,
-    )
+    plan = Plan(devices, threads, _writable(options.out), options.data_root, options.checkpoint_every, seconds)
     fetch(todo[0], options.data_root)
     dispatcher = Dispatcher(plan, Board())
     return report(dispatcher.run(todo), len(trials) - len(todo), dispatcher.signal)
@@ -177,10 +177,10 @@ def device_slots(name: str, workers: int | None) -> tuple[str, ...]:
 
 def parse_duration(text: str) -> float:
     """Seconds from 90s, 9m or 2h."""
-    number, unit = text[:-1], text[-1:]
-    if unit not in SECONDS or not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smh])", text, re.ASCII)
+    if not match or not float(match[1]):
         raise UserError(f"--time-budget: expected a time like 90s, 9m or 2h, got {text!r}")
-    return float(number) * SECONDS[unit]
+    return float(match[1]) * SECONDS[match[2]]
 
 
 def _positive(name: str, value: int | None) -> int | None:

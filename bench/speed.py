@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,7 @@ from bench import dispatch, plain, provenance
 from bench.errors import UserError
 from bench.files import write_atomic
 from bench.plan import build_config, method_class, trials
-from bench.suite import Trial, load_suite
-from bench.trial import Job
+from bench.suite import load_suite
 from models.method import Batch, Data, Spec
 from models.noise import Noise
 
@@ -61,39 +60,22 @@ class FlopCounter(TorchDispatchMode):
         return out
 
 
-# what the processes do
-
-
-def the_trial() -> Trial:
-    """The first row of Table 1, whose step is measured."""
-    return trials(load_suite("mnist_unsup"), "paper", only=["amm_k10"], seeds=[0])[0]
-
-
 def our_turn(batch: int) -> Turn:
-    """AMM's step with its share of the loop: batches as `bench.trainer` draws them."""
-    trial, noise = the_trial(), Noise.seeded(0)
+    """The step of Table 1's first row with its share of the loop: batches as `bench.trainer` draws them."""
+    trial, noise = trials(load_suite("mnist_unsup"), "paper", only=["amm_k10"], seeds=[0])[0], Noise.seeded(0)
     method = method_class(trial.method)(build_config(trial), Spec(trial.data, (1, 28, 28), 10), noise)
     data = Data(_images(batch), 1 / 255, noise)
-
-    def indices() -> Iterator[Tensor]:
-        while True:
-            yield from noise.permutation(len(data))[: len(data) // batch * batch].split(batch)
-
-    order = indices()
-    return lambda: _timed(lambda: method.update(Batch(data.take(next(order)), noise)))
+    used = len(data) // batch * batch
+    indices = _endless(lambda: noise.permutation(len(data))[:used].split(batch))
+    return lambda: _timed(lambda: method.update(Batch(data.take(next(indices)), noise)))
 
 
 def plain_turn(batch: int) -> Turn:
     """The plain step with its DataLoader."""
     torch.manual_seed(0)
     game, loader = plain.PlainAMM(), plain.loader(_images(batch), batch)
-
-    def batches() -> Iterator[Tensor]:
-        while True:
-            yield from loader
-
-    order = batches()
-    return lambda: _timed(lambda: game.step(next(order)))
+    batches = _endless(lambda: loader)
+    return lambda: _timed(lambda: game.step(next(batches)))
 
 
 def product_turn(batch: int) -> Turn:
@@ -111,8 +93,12 @@ TURNS: dict[str, Callable[[int], Turn]] = {"plain": plain_turn, "ours": our_turn
 
 
 def _images(batch: int) -> Tensor:
-    shape = (max(IMAGES, batch), 1, 28, 28)
-    return torch.randint(256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return torch.randint(256, (max(IMAGES, batch), 1, 28, 28), dtype=torch.uint8)
+
+
+def _endless(epoch: Callable[[], Iterable[Tensor]]) -> Iterator[Tensor]:
+    while True:
+        yield from epoch()
 
 
 def _timed(action: Callable[[], object]) -> float:
@@ -129,9 +115,6 @@ def count_flops(batch: int) -> int:
     return counter.total
 
 
-# taking turns
-
-
 def work(name: str, batch: int, threads: int) -> int:
     """A child's life: one turn and one line of output for each line of input, until the parent closes the pipe."""
     torch.set_num_threads(threads)
@@ -144,7 +127,7 @@ def work(name: str, batch: int, threads: int) -> int:
 @contextmanager
 def worker(name: str, batch: int, threads: int) -> Iterator[Turn]:
     """A child process that takes a turn whenever it is called. `plain` keeps the user's environment, others get a trial's."""
-    environment = dispatch._environment(Job(the_trial(), "cpu", "", threads))
+    environment = dispatch.environment(threads)
     if name == "plain":
         environment = {**os.environ, "PYTHONPATH": environment["PYTHONPATH"]}
     child = subprocess.Popen(
@@ -177,9 +160,6 @@ def measure(repeats: int, batch: int, threads: int) -> dict[str, list[float]]:
     return {name: [measured[name] for measured in rounds[WARM_UP:]] for name in TURNS}
 
 
-# the answer
-
-
 def summarise(samples: dict[str, list[float]], flops: int) -> dict[str, Any]:
     """Medians with quartiles; ratios are taken within each round."""
     seconds, plain_seconds, rate = (numpy.array(samples[name]) for name in ("ours", "plain", "product"))
@@ -200,42 +180,25 @@ def _spread(values: Any) -> dict[str, Any]:
 
 def render(found: dict[str, Any]) -> str:
     """The answer as a Markdown table, and below it what one needs to repeat it."""
-    gflop, rate = found["flops"] / 1e9, found["rate"]["median"] / 1e9
-    lines = [
-        ("plain PyTorch, s per step", found["seconds"]["plain"]),
-        ("ours, s per step", found["seconds"]["ours"]),
-        (f"limit, s per step ({gflop:.1f} GFLOP at {rate:.0f} GFLOP/s)", found["seconds"]["limit"]),
-        ("plain / ours", found["plain_over_ours"]),
-        ("limit / ours", found["limit_over_ours"]),
-    ]
-    table = [
-        f"| {label} | {s['median']:.3f} | {s['quartiles'][0]:.3f} to {s['quartiles'][1]:.3f} |" for label, s in lines
-    ]
-    about = (
-        f"AMM on MNIST, batch {found['batch']}, {found['repeats']} rounds; {found['device']}, "
-        f"threads: {found['threads']}, torch {found['torch']}"
-    )
+    limit = f"limit, s per step ({found['flops'] / 1e9:.1f} GFLOP at {found['rate']['median'] / 1e9:.0f} GFLOP/s)"
+    labels = {"plain": "plain PyTorch, s per step", "ours": "ours, s per step", "limit": limit}
+    rows = [(label, found["seconds"][name]) for name, label in labels.items()]
+    rows += [("plain / ours", found["plain_over_ours"]), ("limit / ours", found["limit_over_ours"])]
+    table = [f"| {label} | {s['median']:.3f} | {'{:.3f} to {:.3f}'.format(*s['quartiles'])} |" for label, s in rows]
+    about = f"AMM on MNIST, batch {found['batch']}, {found['repeats']} rounds; {found['device']}, "
+    about += f"threads: {found['threads']}, torch {found['torch']}"
     return "\n".join(["| | median | quartiles |", "|---|---|---|", *table, "", about, f"`{found['command']}`"])
 
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m bench.speed", description="Time one AMM step on the CPU.")
-    found.add_argument("--repeats", type=int, default=20, metavar="N", help="rounds of turns (default: %(default)s)")
-    found.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
-    found.add_argument("--batch", type=int, default=100, metavar="N", help="examples in a step (default: %(default)s)")
+    numbers = {"repeats": (20, "rounds of turns"), "threads": (1, "CPU threads"), "batch": (100, "examples in a step")}
+    for name, (default, meaning) in numbers.items():
+        text = f"{meaning} (default: {default})"
+        found.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
     found.add_argument("--json", type=Path, metavar="FILE", help="write the numbers, samples included, to this file")
     found.add_argument("--worker", choices=tuple(TURNS), help=argparse.SUPPRESS)
     return found
-
-
-def check(options: argparse.Namespace) -> None:
-    """UserError for numbers that mean nothing."""
-    for name, least in (("repeats", 1), ("threads", 1), ("batch", 2)):  # batch normalisation needs two examples
-        value = getattr(options, name)
-        if value < least:
-            raise UserError(f"--{name}: expected a number of at least {least}, got {value}")
-    if options.json and options.json.is_dir():
-        raise UserError(f"--json {options.json}: is a folder; name a file")
 
 
 def benchmark(repeats: int, threads: int, batch: int) -> dict[str, Any]:
@@ -252,11 +215,21 @@ def benchmark(repeats: int, threads: int, batch: int) -> dict[str, Any]:
     }
 
 
+def save(path: Path, found: dict[str, Any]) -> None:
+    """Writes the numbers as JSON; UserError if that cannot be done."""
+    try:
+        write_atomic(path, json.dumps(found, indent=1, allow_nan=False).encode() + b"\n")
+    except OSError as error:
+        raise UserError(f"--json {path}: cannot write there ({error.strerror}); choose another file") from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 measured, 2 bad input."""
     options = parser().parse_args(argv)
     try:
-        check(options)
+        for name, least in (("repeats", 1), ("threads", 1), ("batch", 2)):  # batch normalisation needs two examples
+            if (value := getattr(options, name)) < least:
+                raise UserError(f"--{name}: expected a number of at least {least}, got {value}")
         if options.worker:
             return work(options.worker, options.batch, options.threads)
         found = benchmark(options.repeats, options.threads, options.batch)
@@ -267,14 +240,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def save(path: Path, found: dict[str, Any]) -> None:
-    """Writes the numbers as JSON; UserError if that cannot be done."""
-    try:
-        write_atomic(path, json.dumps(found, indent=1, allow_nan=False).encode() + b"\n")
-    except OSError as error:
-        raise UserError(f"--json {path}: cannot write there ({error.strerror}); choose another file") from None
 
 
 if __name__ == "__main__":

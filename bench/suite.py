@@ -146,7 +146,7 @@ class Suite:
 
     def __post_init__(self) -> None:
         _require_name("suite", self.suite)
-        _require_least(self, validation=0, batch=1, labels=0)
+        _require_least(self, validation=1, batch=1, labels=0)
         if self.margin <= 0:
             raise ValueError(f"margin must be above 0, got {self.margin}")
         if not _METRIC.fullmatch(self.metric):

@@ -97,16 +97,16 @@ class Run:
 
     # the loop
 
-    def advance(self, stop: Callable[[], bool], progress: Progress, scored: Callable[[Run], None]) -> bool:
+    def advance(self, stop: Callable[[], bool], progress: Progress, keep: Callable[[Run], None]) -> bool:
         """Runs to the end or until `stop()`; True at the end.
 
         Args:
             stop: asked before every step; a true answer leaves the run as it is, ready for `state()`.
             progress: told the step after every step.
-            scored: called after every scoring, the moment for a checkpoint.
+            keep: called after every step and its scoring, if any: the moment for a checkpoint.
 
         Raises:
-            Diverged: a loss is not finite.
+            Diverged: a loss or a parameter is not finite.
         """
         started = time.monotonic() - self.seconds
         try:
@@ -120,8 +120,8 @@ class Run:
                 progress(self.step, self.steps)
                 if self.step % self.trial.validate == 0 or self.step == self.steps:
                     self._score()
-                    self.seconds = time.monotonic() - started
-                    scored(self)
+                self.seconds = time.monotonic() - started
+                keep(self)
             if not self.steps and not self.curve:
                 self._score()
             return True
@@ -161,9 +161,11 @@ class Run:
         """Adds a point to the curve: mean losses since the last one, and the scores of both splits."""
         losses = {name: float(total) / self.counted for name, total in self.totals.items()}
         self.totals, self.counted = {}, 0
-        broken = [name for name, loss in losses.items() if not math.isfinite(loss)]
+        broken = [f"loss {name!r}" for name, loss in losses.items() if not math.isfinite(loss)]
+        broken += [f"parameter {name!r}" for name, p in self.method.named_parameters() if not bool(p.isfinite().all())]
         if broken:
-            raise Diverged(f"loss {broken[0]!r} is not finite between steps {self._last_step()} and {self.step}")
+            last = self.curve[-1]["step"] if self.curve else 0
+            raise Diverged(f"{broken[0]} is not finite between steps {last} and {self.step}")
         self.method.eval()
         with torch.no_grad():
             self.method.finish(self.dataset.train)
@@ -178,9 +180,6 @@ class Run:
             )
         self.method.train()
         self.curve.append({"step": self.step, "losses": losses, **scores})
-
-    def _last_step(self) -> int:
-        return int(self.curve[-1]["step"]) if self.curve else 0
 
     def predictions(self, x: Tensor) -> Tensor:
         """The method's answers on stored examples, int64 [N], on the CPU."""

@@ -54,6 +54,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
+        self.since = 0.0
         self.until: float | None = None
         self.jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -64,9 +65,10 @@ class Stop:
         return self.asked or (self.until is not None and time.monotonic() > self.until)
 
     def _signal(self, number: int, frame: object) -> None:
-        if self.asked:
+        # one request may arrive twice, from the system and from the dispatcher; a person's second one comes later
+        if self.asked and time.monotonic() - self.since > 1.0:
             os._exit(128 + number)
-        self.asked = True
+        self.asked, self.since = True, self.since or time.monotonic()
         self.jobs.put("")
 
     def _read(self) -> None:
@@ -81,14 +83,20 @@ class Stop:
 def locked(path: Path) -> Iterator[bool]:
     """Holds the trial's lock, which the system frees when the process ends; False if another process has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    continue  # its last holder removed the file after we had opened it
+            except FileNotFoundError:
+                continue
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+            path.unlink(missing_ok=True)
             return
-        yield True
-        path.unlink(missing_ok=True)
 
 
 def run(job: Job, stop: Stop) -> int:
@@ -110,20 +118,24 @@ def _run(job: Job, path: Path, stop: Stop) -> int:
     current = Run(job.trial, torch.device(job.device), Path(job.data_root) if job.data_root else None)
     saved = path.with_suffix(".checkpoint")
     state, remarks = checkpoint.load(saved, job.trial.digest)
+    made_by = {"threads": job.threads, "sources": facts["git"]["sources"]}
     if state is not None:
         current.restore(state)
+        remarks += [
+            f"continued with other {what} than it was begun with" for what in made_by if state[what] != made_by[what]
+        ]
     written = time.monotonic()
 
     def keep(run: Run) -> None:
         nonlocal written
         if time.monotonic() - written >= job.checkpoint_every:
-            checkpoint.save(saved, run.state())
+            checkpoint.save(saved, run.state() | made_by)
             written = time.monotonic()
 
     status, reason = "done", None
     try:
         if not current.advance(stop, Reporter(), keep):
-            checkpoint.save(saved, current.state())
+            checkpoint.save(saved, current.state() | made_by)
             status, reason = "interrupted", f"at step {current.step} of {current.steps}"
     except Diverged as error:
         status, reason = "diverged", str(error)
@@ -146,7 +158,16 @@ class Reporter:
         now = time.monotonic()
         if now >= self.next or step == steps:
             self.next = now + 0.5
-            print(json.dumps({"step": step, "steps": steps}), flush=True)
+            say(step=step, steps=steps)
+
+
+def say(**message: object) -> None:
+    """One line for the dispatcher; that it may be gone must not end a trial, which stops by itself then."""
+    try:
+        print(json.dumps(message), flush=True)
+    except OSError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _data_facts(run: Run) -> dict[str, Any]:
@@ -172,19 +193,18 @@ def _run_facts(job: Job) -> dict[str, Any]:
 
 def attempt(job: Job, stop: Stop) -> int:
     """`run` with every exception turned into a way to end, and standard error into the trial's log."""
-    log = record.record_path(Path(job.out), job.trial).with_suffix(".log")
-    with log.open("a") as file:
-        os.dup2(file.fileno(), sys.stderr.fileno())
     try:
+        with record.record_path(Path(job.out), job.trial).with_suffix(".log").open("a") as file:
+            os.dup2(file.fileno(), sys.stderr.fileno())
         return run(job, stop)
     except UserError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
+        say(error=str(error))
         return USER_ERROR
     except Exception as error:
         traceback.print_exc()
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = " ".join(f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})".split())
-        print(json.dumps({"failed": reason}), flush=True)
+        say(failed=reason)
         return FAILED
 
 
@@ -195,7 +215,7 @@ def main() -> int:
         line = stop.jobs.get()
         if not line:
             return 0
-        print(json.dumps({"end": attempt(build(Job, json.loads(line), "job"), stop)}), flush=True)
+        say(end=attempt(build(Job, json.loads(line), "job"), stop))
 
 
 if __name__ == "__main__":

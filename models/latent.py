@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from models.noise import Noise
 
@@ -26,7 +25,7 @@ def exp_n(x: Tensor, noise: Noise | None) -> Tensor:
 
 def one_hot(y: Tensor, k: int) -> Tensor:
     """Categories int64 [B] as float [B, k]."""
-    return F.one_hot(y, k).float()
+    return (y[:, None] == torch.arange(k, device=y.device)).float()  # F.one_hot reads a value back from the device
 
 
 def straight_through(y: Tensor) -> Tensor:

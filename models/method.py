@@ -77,7 +77,8 @@ class Method(nn.Module):
     needs must be a buffer.
 
     Attributes:
-        Config: frozen dataclass; every knob, its default, its symbol, and where its value comes from.
+        Config: frozen dataclass; every knob, its default, its symbol, and where its value comes from. Its field
+            `components` is the number of clusters, K; without one there are as many as classes.
         graphable: False when `update` synchronises with the host and so cannot be captured as a graph.
         iterative: False for a method that learns in `finish` alone; the bench then takes no steps.
     """

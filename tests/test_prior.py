@@ -90,7 +90,7 @@ def test_samples_have_the_moments(kind: Kind) -> None:
 
 
 def test_samples_have_the_moments_where_the_table_has_dropout() -> None:
-    prior = _prior("learned", digits, std=0.5).eval()
+    prior = _prior("learned", mnist, std=0.5).eval()
     with torch.no_grad():
         z = _drawn(prior, 0)
     assert ((z.var(0) - 1).abs() < 5 * math.sqrt(2 / len(z))).all()

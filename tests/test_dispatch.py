@@ -1,0 +1,637 @@
+"""Trials in processes: every way to end, and the same command again ends like an undisturbed run."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import checkpoint, record, trial
+from bench.dispatch import Dispatcher, Plan
+from bench.errors import UserError
+from bench.progress import Board
+from bench.run import main
+from bench.suite import Trial
+
+ROOT = Path(__file__).resolve().parent.parent
+Out = tuple[Dispatcher, io.StringIO]
+
+
+# one trial in this process
+
+
+class Asked:
+    """Says no so many times, then yes."""
+
+    until: float | None = None
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.fixture
+def job(make_trial: Callable[..., Trial], tmp_path: Path, toy: object, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a trial of Toy as its process would; `stop` ends it after so many steps."""
+    monkeypatch.setattr(os, "dup2", lambda *_: None)  # the log takes standard error over
+
+    def run(stop: int = 999, **config: Any) -> tuple[int, Path]:
+        what = make_trial(config)
+        path = record.record_path(tmp_path, what)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        code = trial.attempt(trial.Job(what, "cpu", str(tmp_path), 1, checkpoint_every=0.0), Asked(stop))  # type: ignore[arg-type]
+        path.with_suffix(".log").unlink()
+        return code, path
+
+    return run
+
+
+def _kept(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.parent.iterdir())
+
+
+def _same(path: Path) -> dict[str, Any]:
+    """A record without what a clock or a machine decides."""
+    found = record.read(path)
+    return {key: value for key, value in found.items() if key != "run"}
+
+
+def test_a_trial_ends_with_a_record_and_nothing_else(job: Any) -> None:
+    code, path = job()
+    found = record.read(path)
+    assert (code, found["status"], found["reason"]) == (trial.DONE, "done", None)
+    assert _kept(path) == ["seed00.json"]
+    assert found["data"]["name"] == "synthetic" and len(found["data"]["split_digest"]) == 64
+    assert {"started", "seconds", "device", "versions", "git", "threads", "resumed"} <= set(found["run"])
+    assert job()[0] == trial.DONE  # final: not run again
+    assert record.read(path) == found
+
+
+def test_a_stopped_trial_keeps_a_checkpoint_and_goes_on_from_it(job: Any) -> None:
+    _, path = job()
+    whole = _same(path)
+    path.unlink()
+    code, path = job(stop=6)
+    found = record.read(path)
+    assert (code, found["status"], found["reason"]) == (trial.UNFINISHED, "interrupted", "at step 6 of 15")
+    assert found["result"] is None and path.with_suffix(".checkpoint").exists()
+    assert job(stop=3)[0] == trial.UNFINISHED
+    assert job()[0] == trial.DONE
+    assert _same(path) == whole
+    assert record.read(path)["run"]["resumed"] == 2
+    assert _kept(path) == ["seed00.json"]
+
+
+def test_a_damaged_checkpoint_is_told_in_the_record(job: Any) -> None:
+    _, path = job()
+    whole = _same(path)
+    path.unlink()
+    job(stop=9)
+    path.with_suffix(".checkpoint").write_bytes(b"half")
+    assert job()[0] == trial.DONE
+    assert _same(path) == whole
+    assert record.read(path)["run"]["remarks"] == ["checkpoint seed00.checkpoint is damaged, moved aside"]
+
+
+def test_a_kill_between_the_last_checkpoint_and_the_record_costs_nothing(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, path = job()
+    whole = _same(path)
+    path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            job()
+    assert not path.exists() and path.with_suffix(".checkpoint").exists()
+    assert job(stop=0)[0] == trial.DONE  # not one step more
+    assert _same(path) == whole
+
+
+def test_a_method_that_raises_tells_why_in_one_line(job: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    code, path = job(fault="raise")
+    said = capfd.readouterr()
+    assert code == trial.FAILED and not path.exists()
+    reason = json.loads(said.out.splitlines()[-1])["failed"]
+    assert reason.startswith("RuntimeError: broken on purpose (conftest.py:")
+    assert "Traceback" in said.err  # goes to the log
+
+
+def test_a_loss_that_is_no_number_is_a_result(job: Any) -> None:
+    code, path = job(fault="loss", at=6)
+    found = record.read(path)
+    assert (code, found["status"]) == (trial.DONE, "diverged")
+    assert "between steps 4 and 8" in found["reason"]
+    assert found["result"]["last"]["step"] == 4
+    assert _kept(path) == ["seed00.json"]
+
+
+def test_an_early_divergence_has_no_scores(job: Any) -> None:
+    _, path = job(fault="loss", at=1)
+    found = record.read(path)
+    assert (found["status"], found["result"]) == ("diverged", None)
+
+
+def test_bad_input_found_by_a_trial_is_one_line(job: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    code, _ = job(rates=1)
+    assert code == trial.USER_ERROR
+    assert "unknown key 'rates'; did you mean 'rate'?" in json.loads(capfd.readouterr().out)["error"]
+
+
+# the lock
+
+
+def test_the_lock_has_one_holder_and_is_free_again(tmp_path: Path) -> None:
+    path = tmp_path / "row" / "seed00.lock"
+    with trial.locked(path) as first, trial.locked(path) as second:
+        assert (first, second) == (True, False)
+    with trial.locked(path) as third:
+        assert third
+    assert not path.exists()
+
+
+def test_a_lock_file_of_a_dead_process_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "seed00.lock"
+    path.write_text("")
+    with trial.locked(path) as mine:
+        assert mine
+
+
+def test_a_lock_that_was_waited_for_while_it_was_deleted_still_excludes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flock, first = tmp_path / "seed00.lock", fcntl.flock, ExitStack()
+
+    def late(file: Any, how: int) -> None:
+        """The first holder leaves after the second has opened the file and before it locks it."""
+        first.close()
+        flock(file, how)
+
+    first.enter_context(trial.locked(path))
+    with monkeypatch.context() as patch, ExitStack() as second:
+        patch.setattr(fcntl, "flock", late)
+        assert second.enter_context(trial.locked(path))
+        patch.undo()
+        with trial.locked(path) as third:
+            assert not third
+
+
+# signals and pipes of a trial
+
+
+@pytest.fixture
+def stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[trial.Stop, Any]]:
+    """A Stop and the parent's end of its pipe."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    there, here = os.pipe()
+    threads = set(threading.enumerate())
+    with os.fdopen(there) as stdin, os.fdopen(here, "w") as parent:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield trial.Stop(), parent
+        parent.close()
+        for thread in set(threading.enumerate()) - threads:
+            thread.join(5)  # its reader leaves when the pipe closes
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_trial_notices_a_signal(stop: tuple[trial.Stop, Any]) -> None:
+    asked, _ = stop
+    assert not asked()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert asked()
+
+
+def test_a_trial_notices_that_its_parent_is_gone(stop: tuple[trial.Stop, Any]) -> None:
+    asked, parent = stop
+    parent.write("a job\n")
+    parent.flush()
+    assert asked.jobs.get(timeout=5) == "a job\n"
+    assert not asked()
+    parent.close()
+    assert asked.jobs.get(timeout=5) == ""
+    assert asked()
+
+
+def test_a_second_signal_leaves_at_once(stop: tuple[trial.Stop, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert left == []  # at the same moment it is the same request, passed on twice
+    stop[0].since -= 5.0
+    os.kill(os.getpid(), signal.SIGINT)
+    assert left == [130]
+
+
+def test_progress_that_nobody_reads_does_not_end_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, here = os.pipe()
+    os.close(there)
+    stdout = os.fdopen(here, "w")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    try:
+        trial.Reporter()(1, 10)
+    finally:
+        monkeypatch.undo()
+        os.close(here)
+        with suppress(OSError):
+            stdout.close()
+
+
+# the dispatcher, with children that are shell scripts
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Out]:
+    """A dispatcher whose trials run a shell script; it stands in `scripts/`, records in `out/`."""
+    (tmp_path / "scripts").mkdir()
+
+    def make(script: str, **plan: Any) -> Out:
+        path = tmp_path / "scripts" / "python"
+        path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        path.chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(path))
+        stream = io.StringIO()
+        return Dispatcher(
+            Plan(**{"devices": ("cpu",), "threads": 1, "out": tmp_path / "out", **plan}), Board(stream)
+        ), stream
+
+    return make
+
+
+def _stored(dispatcher: Dispatcher, what: Trial) -> dict[str, Any]:
+    return record.read(record.record_path(dispatcher.plan.out, what))
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "reason"),
+    [
+        ("""read job; echo '{"end": 1}'""", "failed", "its process ended with code 1"),
+        ("""read job; echo '{"failed": "Bad: it (a.py:3)"}'; echo '{"end": 1}'""", "failed", "Bad: it (a.py:3)"),
+        ("exit 7", "killed", "its process ended with code 7"),
+        ("exit 0", "killed", "its process ended with code 0"),
+        ("read job; exit 3", "killed", "its process ended with code 3"),
+        ("read job; exit 4", "killed", "its process ended with code 4"),
+        (
+            """echo '{"step": 3, "steps": 9}'; echo hello; echo '[1]'; echo '{'; kill -9 $$""",
+            "killed",
+            "its process was ended by signal 9",
+        ),
+        ("kill -SEGV $$", "killed", "its process was ended by signal 11"),
+    ],
+)
+def test_a_child_that_ends_without_a_record_gets_one(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], script: str, status: str, reason: str
+) -> None:
+    dispatcher, stream = child(script, devices=("other",))  # a process for each trial, as on a GPU
+    trials = [make_trial(), make_trial(seed=1)]
+    assert dispatcher.run(trials) == {status: 2}
+    for what in trials:
+        found = _stored(dispatcher, what)
+        assert (found["status"], found["reason"], found["result"]) == (status, reason, None)
+        assert f"small/toy seed {what.seed}: {status}: {reason}" in stream.getvalue()
+    assert _kept(record.record_path(dispatcher.plan.out, trials[0])) == ["seed00.json", "seed01.json"]
+
+
+def test_a_child_gets_its_job_and_its_environment(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    dispatcher, _ = child(f'read job; echo "$job" > {tmp_path}/job; env > {tmp_path}/env', threads=3, seconds=60)
+    dispatcher.run([make_trial()])
+    sent = json.loads((tmp_path / "job").read_text(encoding="utf-8"))
+    assert sent["trial"] == json.loads(json.dumps(make_trial().to_json()))
+    assert (sent["device"], sent["threads"]) == ("cpu", 3)
+    assert 50 < sent["seconds"] <= 60
+    environment = (tmp_path / "env").read_text(encoding="utf-8").splitlines()
+    assert "OMP_NUM_THREADS=3" in environment
+    assert any(line.startswith(f"PYTHONPATH={ROOT}") for line in environment)
+
+
+def test_bad_input_stops_the_run_and_is_one_error(child: Callable[..., Out], make_trial: Callable[..., Trial]) -> None:
+    dispatcher, _ = child("""read job; echo '{"error": "the file is cut"}'; echo '{"end": 2}'""")
+    with pytest.raises(UserError, match="^the file is cut$"):
+        dispatcher.run([make_trial(seed=seed) for seed in range(3)])
+    assert not list(dispatcher.plan.out.rglob("*.json"))
+
+
+def test_a_full_disk_stops_the_run_and_says_so(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    dispatcher, _ = child(f"echo x >> {tmp_path}/started; exit 1")
+    monkeypatch.setattr(record, "write", full)
+    with pytest.raises(UserError, match="No space left on device; free some space"):
+        dispatcher.run([make_trial(seed=seed) for seed in range(3)])
+    assert (tmp_path / "started").read_text(encoding="utf-8") == "x\n"
+
+
+def test_a_busy_trial_is_left_to_the_other_runner(child: Callable[..., Out], make_trial: Callable[..., Trial]) -> None:
+    dispatcher, stream = child("""read job; echo '{"end": 4}'""")
+    assert dispatcher.run([make_trial()]) == {"busy": 1}
+    assert "another runner has it" in stream.getvalue()
+    assert not list(dispatcher.plan.out.rglob("*.json"))
+
+
+def test_no_trial_is_started_once_the_time_is_up(child: Callable[..., Out], make_trial: Callable[..., Trial]) -> None:
+    dispatcher, _ = child("exit 1", seconds=0.0)
+    assert dispatcher.run([make_trial(), make_trial(seed=1)]) == {"pending": 2}
+    assert not dispatcher.plan.out.exists()
+
+
+def test_a_trial_with_a_result_is_not_started(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    dispatcher, _ = child(f"echo x >> {tmp_path}/started; exit 1")
+    for seed, status in enumerate(("done", "diverged", "failed", "interrupted", "killed")):
+        what = make_trial(seed=seed)
+        record.write(record.record_path(dispatcher.plan.out, what), record.new_record(what, status, None, {}))
+    assert dispatcher.run([make_trial(seed=seed) for seed in range(5)]) == {"skipped": 2, "killed": 3}
+    assert (tmp_path / "started").read_text(encoding="utf-8") == "x\n" * 3
+
+
+def test_several_workers_run_at_once_and_each_has_its_device(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    dispatcher, _ = child(f'read job; echo "$job" >> {tmp_path}/jobs; sleep 0.3', devices=("cpu", "meta"))
+    started = time.monotonic()
+    assert dispatcher.run([make_trial(seed=seed) for seed in range(4)]) == {"killed": 4}
+    assert time.monotonic() - started < 1.1
+    devices = [json.loads(line)["device"] for line in (tmp_path / "jobs").read_text(encoding="utf-8").splitlines()]
+    assert sorted(devices) == ["cpu", "cpu", "meta", "meta"]
+
+
+def test_a_signal_is_passed_on_and_ends_the_run(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    dispatcher, _ = child(f"trap 'echo term >> {tmp_path}/said; exit 3' TERM\ntouch {tmp_path}/up\nsleep 5 >&- & wait")
+    before = signal.getsignal(signal.SIGINT)
+    what = make_trial()
+    record.write(record.record_path(dispatcher.plan.out, what), record.new_record(what, "interrupted", "at step 0"))
+
+    def interrupt() -> None:
+        while not (tmp_path / "up").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    outcome = dispatcher.run([what, make_trial(seed=1)])
+    thread.join()
+    assert outcome == {"interrupted": 1, "pending": 1}
+    assert dispatcher.signal == signal.SIGINT
+    assert (tmp_path / "said").read_text(encoding="utf-8") == "term\n"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_child_that_left_at_a_second_signal_was_interrupted(
+    child: Callable[..., Out], make_trial: Callable[..., Trial]
+) -> None:
+    dispatcher, _ = child(f"kill -TERM {os.getpid()}; trap '' TERM; sleep 0.2; exit 143")
+    dispatcher.run([make_trial()])
+    assert _stored(dispatcher, make_trial())["status"] == "interrupted"
+
+
+def test_a_result_is_never_replaced_because_its_process_died_afterwards(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    what = make_trial()
+    finished, target = tmp_path / "finished.json", record.record_path(tmp_path / "out", what)
+    scores = {"last": {"step": 15, "test": {"majority": 3.5}}}
+    record.write(finished, record.new_record(what, "done", None, scores, run={"seconds": 1.0}))
+    dispatcher, _ = child(f"cp {finished} {target}; kill -SEGV $$")
+    dispatcher.run([what])
+    assert _stored(dispatcher, what)["status"] == "done"
+
+
+def test_a_process_serves_one_trial_after_another_on_a_cpu(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    script = (
+        f"""echo x >> {tmp_path}/started; while read job; do echo '{{"failed": "so"}}'; echo '{{"end": 1}}'; done"""
+    )
+    dispatcher, _ = child(script)
+    assert dispatcher.run([make_trial(seed=seed) for seed in range(3)]) == {"failed": 3}
+    assert (tmp_path / "started").read_text(encoding="utf-8") == "x\n"
+
+
+def test_a_process_that_dies_between_two_trials_costs_neither(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher, _ = child("""read job; echo '{"failed": "so"}'; echo '{"end": 1}'; exit 0""")
+    monkeypatch.setattr(dispatcher.board, "done", lambda *_: time.sleep(0.3))
+    assert dispatcher.run([make_trial(), make_trial(seed=1)]) == {"failed": 2}
+
+
+def test_bytes_that_are_no_text_do_not_end_the_run(child: Callable[..., Out], make_trial: Callable[..., Trial]) -> None:
+    dispatcher, _ = child(r"""read job; printf '\377\n'; echo '{"end": 1}'""")
+    assert dispatcher.run([make_trial(), make_trial(seed=1)]) == {"failed": 2}
+
+
+def test_a_reason_that_is_no_valid_unicode_does_not_end_the_run(
+    child: Callable[..., Out], make_trial: Callable[..., Trial]
+) -> None:
+    dispatcher, _ = child(r"""read job; echo '{"failed": "no file \udcff"}'; echo '{"end": 1}'""")
+    assert dispatcher.run([make_trial(), make_trial(seed=1)]) == {"failed": 2}
+
+
+def test_another_runner_that_takes_the_empty_log_away_does_no_harm(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    dispatcher, _ = child(f"find {tmp_path}/out -name '*.log' -delete; exit 1")
+    assert dispatcher.run([make_trial()]) == {"killed": 1}
+
+
+# the whole command, with real trials
+
+
+def _arguments(suite: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *("--suite", str(suite), "--budget", "quick", "--device", "cpu", "--out", str(out)),
+        *("--threads", "1", "--workers", "1", "--checkpoint-every", "0", *more),
+    ]
+
+
+def _runner(suite: Path, out: Path) -> subprocess.Popen[str]:
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "bench.run", *_arguments(suite, out)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+
+def _until(there: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := there():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("it took too long")
+
+
+def _training(path: Path, since: int = 0) -> bool:
+    """Whether the trial has written a checkpoint after the time `since`, in ns."""
+    saved = path.with_suffix(".checkpoint")
+    return saved.exists() and saved.stat().st_mtime_ns > since
+
+
+def _child_of(parent: int) -> int:
+    """The trial process of a dispatcher."""
+    found = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="utf-8").split()
+    return int(found[0])
+
+
+def _meanwhile(act: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Filled by the first test of the whole command: what the AMM trial gives when nothing happens to it."""
+    yield {}
+
+
+@pytest.fixture
+def amm(write_suite: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A suite of one AMM trial, its output folder, and its record."""
+    suite = write_suite("amm", quick='{steps: 80, validate: 4, label: "quick: 80 steps"}')
+    return suite, tmp_path / "out", tmp_path / "out" / "small" / "quick" / "amm" / "seed00.json"
+
+
+@pytest.fixture
+def expected(amm: tuple[Path, Path, Path], undisturbed: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    """The record of the undisturbed trial, run once for this file."""
+    if not undisturbed:
+        suite, _, path = amm
+        assert main(_arguments(suite, tmp_path / "alone")) == 0
+        undisturbed.update(_same(tmp_path / "alone" / path.relative_to(tmp_path / "out")))
+    return undisturbed
+
+
+def test_a_run_is_done_once(
+    amm: tuple[Path, Path, Path], expected: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, _, path = amm
+    assert expected["status"] == "done" and expected["result"]["step"] == 80
+    assert len(expected["result"]["curve"]) == 20
+    record.write(path, {**expected, "run": {}})
+    before = path.stat().st_mtime_ns
+    assert main(_arguments(suite, tmp_path / "out")) == 0
+    assert "all 1 trials have a result" in capsys.readouterr().err
+    assert path.stat().st_mtime_ns == before
+
+
+def test_kill_9_of_a_trial_then_sigterm_then_the_same_command_equals_an_undisturbed_run(
+    amm: tuple[Path, Path, Path], expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, out, path = amm
+
+    def kill() -> None:
+        _until(lambda: _training(path))
+        os.kill(_child_of(os.getpid()), signal.SIGKILL)
+
+    thread = _meanwhile(kill)
+    assert main(_arguments(suite, out)) == 1
+    thread.join()
+    found = record.read(path)
+    assert (found["status"], found["reason"]) == ("killed", "its process was ended by signal 9")
+    since = path.with_suffix(".checkpoint").stat().st_mtime_ns
+
+    def terminate() -> None:
+        _until(lambda: _training(path, since))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = _meanwhile(terminate)
+    assert main(_arguments(suite, out)) == 143
+    thread.join()
+    assert record.read(path)["status"] == "interrupted"
+    state, remarks = checkpoint.load(path.with_suffix(".checkpoint"), expected["digest"])
+    assert state is not None and record.read(path)["reason"] == f"at step {state['step']} of 80" and not remarks
+
+    assert main(_arguments(suite, out)) == 0
+    assert _same(path) == expected
+    assert record.read(path)["run"]["resumed"] == 2
+    assert _kept(path) == ["seed00.json"]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_kill_9_of_the_dispatcher_then_sigint_then_no_time_then_the_same_command_equals_an_undisturbed_run(
+    amm: tuple[Path, Path, Path], expected: dict[str, Any]
+) -> None:
+    suite, out, path = amm
+    with _runner(suite, out) as runner:
+        _until(lambda: _training(path))
+        orphan = _child_of(runner.pid)
+        runner.kill()
+        runner.wait()
+    _until(lambda: not Path(f"/proc/{orphan}/stat").exists() or ") Z " in Path(f"/proc/{orphan}/stat").read_text())
+    found = record.read(path)
+    assert (found["status"], path.with_suffix(".checkpoint").exists()) == ("interrupted", True)
+    since = path.with_suffix(".checkpoint").stat().st_mtime_ns
+
+    def interrupt() -> None:
+        _until(lambda: _training(path, since))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = _meanwhile(interrupt)
+    assert main(_arguments(suite, out)) == 130
+    thread.join()
+    assert record.read(path)["status"] == "interrupted"
+
+    assert main(_arguments(suite, out, "--time-budget", "0.001s")) == 3
+    assert main(_arguments(suite, out)) == 0
+    assert _same(path) == expected
+    assert record.read(path)["run"]["resumed"] == 2
+
+
+def test_failures_are_recorded_and_the_others_complete(
+    write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = write_suite("mismatch", "absurd", "kmeans")
+    assert main(_arguments(suite, tmp_path / "out")) == 1
+    found = {
+        row: record.read(tmp_path / "out/small/quick" / row / "seed00.json") for row in ("mismatch", "absurd", "kmeans")
+    }
+    assert {row: each["status"] for row, each in found.items()} == {
+        "mismatch": "failed",
+        "absurd": "diverged",
+        "kmeans": "done",
+    }
+    assert found["mismatch"]["reason"] and "\n" not in found["mismatch"]["reason"]
+    assert "is not finite between steps" in found["absurd"]["reason"]
+    assert (tmp_path / "out/small/quick/mismatch/seed00.log").stat().st_size > 0
+    said = capsys.readouterr().err
+    assert "1 diverged, 1 done, 1 failed" in said and "Traceback" not in said
+
+
+def test_two_runners_on_one_folder_share_the_work(
+    write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, out = write_suite("amm", quick='{steps: 50000, validate: 4, label: "quick"}'), tmp_path / "out"
+    path = out / "small" / "quick" / "amm" / "seed00.json"
+    with _runner(suite, out) as first:
+        _until(lambda: _training(path))
+        second = main(_arguments(suite, out))
+        first.send_signal(signal.SIGTERM)
+        code = first.wait(timeout=60)
+        assert first.stderr is not None
+        said = first.stderr.read()
+    assert second == 3 and "skipped: another runner has it" in capsys.readouterr().err
+    assert (code, record.read(path)["status"]) == (143, "interrupted"), said

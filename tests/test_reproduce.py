@@ -1,0 +1,77 @@
+"""The one command for a table: it asks before a long run, writes what there is, and says what it cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import reproduce
+
+SUITE = """
+suite: tiny_unsup
+title: Tiny
+artefact: ours
+data: synthetic
+task: clustering
+metric: test.majority
+validation: 100
+seeds: 0-2
+margin: 1.0
+batch: 50
+budgets:
+  paper: {steps: 4, validate: 2, comparable: true}
+rows:
+  - row: kmeans
+    label: k-means
+    method: baselines.kmeans:KMeans
+    config: {components: 3}
+  - row: aae
+    label: AAE
+    method: baselines.aae:AAE
+    config: {components: 3, hidden: 8, z_dim: 2}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A table of one tiny suite, and the options that keep everything below tmp_path."""
+    path = tmp_path / "tiny_unsup.yaml"
+    path.write_text(SUITE)
+    monkeypatch.setitem(reproduce.TABLES, "table1", (str(path),))
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    return ["table1", "--device", "cpu", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+
+
+def test_it_asks_first_on_a_cpu(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main(tiny) == 2
+    said = capsys.readouterr().err
+    assert "6 trials on the CPU take about" in said
+    assert "add --yes" in said
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("", 2), ("no", 2)])
+def test_a_person_decides(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda prompt: answer)
+    monkeypatch.setattr("bench.run.main", lambda arguments: 0)
+    assert reproduce.main(tiny) == code
+    assert (tmp_path / "results" / "table1.md").exists() == (code == 0)
+
+
+def test_it_runs_and_writes_the_tables(tiny: list[str], tmp_path: Path) -> None:
+    assert reproduce.main([*tiny, "--yes", "--workers", "1"]) == 0
+    written = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
+    assert sorted(written) == ["table1.csv", "table1.md", "table1.tex"]
+    assert b"(3)" in written["table1.md"]  # three trials in a cell
+    assert reproduce.main(tiny) == 0  # nothing left to run, so nothing to ask
+    assert {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()} == written
+
+
+def test_an_unknown_option_is_an_error(tiny: list[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        reproduce.main([*tiny, "--no-such-option"])
+    assert error.value.code == 2

@@ -1,0 +1,344 @@
+"""The command: what it prints, its exit codes, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import urllib.error
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench.data
+from bench.errors import UserError
+from bench.plan import trials
+from bench.record import new_record, record_path, write
+from bench.run import device_slots, main, parse_duration, report
+from bench.suite import load_suite, names
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def suite(write_suite: Callable[..., Path]) -> Path:
+    return write_suite("kmeans", "aae", seeds="0-2")
+
+
+def _refused(capsys: Captured, *arguments: str | Path) -> str:
+    """The one line that the command says before it leaves with 2."""
+    code = main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert code == 2, said
+    assert said.out == ""
+    assert len(lines) == 1 and lines[0].startswith("error: "), said.err
+    return lines[0]
+
+
+# options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--suite is missing; choices: "),
+        (["--suite", "mnist_unsupp"], "unknown suite 'mnist_unsupp'; did you mean 'mnist_unsup'?"),
+        (["--suite", "absent.yaml"], "absent.yaml: cannot be read: No such file"),
+        (["status", "--suite", "plane_unsup", "--budget", "papr"], "unknown budget 'papr'; did you mean 'paper'?"),
+    ],
+)
+def test_a_wrong_suite_is_one_line(capsys: Captured, arguments: list[str], words: str) -> None:
+    assert words in _refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "kmean"], "unknown row 'kmean'; did you mean 'kmeans'?"),
+        (["--budget", "quik"], "unknown budget 'quik'; did you mean 'quick'?"),
+        (["--budget", ""], "unknown budget ''"),
+        (["--seeds", "a-b"], "--seeds: expected seeds like 0-9"),
+        (["--seeds", ""], "--seeds: expected seeds like 0-9"),
+        (["--seeds", "3-1"], "--seeds: 3-1 holds 0 seeds"),
+        (["--seeds", "1,2,1"], "--seeds: seed 1 stands twice"),
+        (["--seeds", "0-2,2"], "--seeds: seed 2 stands twice"),
+        (["--device", "gpu"], "--device: unknown device 'gpu'"),
+        (["--device", "cuda:99"], "--device: unknown device 'cuda:99'"),
+        (["--workers", "0"], "--workers: expected a number of at least 1"),
+        (["--threads", "-1"], "--threads: expected a number of at least 1"),
+        (["--time-budget", "9"], "--time-budget: expected a time like 90s"),
+        (["--time-budget", "ten minutes"], "--time-budget: expected a time like 90s"),
+        (["--time-budget=-9m"], "--time-budget: expected a time like 90s"),
+        (["--time-budget", "0s"], "--time-budget: expected a time like 90s"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_nothing_is_written(
+    suite: Path, tmp_path: Path, capsys: Captured, arguments: list[str], words: str
+) -> None:
+    rest = [] if "--budget" in arguments else ["--budget", "quick"]
+    assert words in _refused(capsys, "--suite", suite, "--out", tmp_path / "out", *rest, *arguments)
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train"], ["--sed", "3"], ["--workers", "two"], ["--seeds"], ["--checkpoint-every", "often"]]
+)
+def test_what_argparse_refuses_is_exit_2_too(capsys: Captured, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_device_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(UserError, match="unknown device 'cuda'; choices: auto, cpu"):
+        device_slots("cuda", None)
+    assert device_slots("auto", 3) == ("cpu", "cpu", "cpu")
+
+
+def test_workers_go_round_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert device_slots("auto", None) == ("cuda:0", "cuda:1")
+    assert device_slots("cuda", 3) == ("cuda:0", "cuda:1", "cuda:0")
+    assert device_slots("cuda:1", None) == ("cuda:1",)
+    assert set(device_slots("cpu", None)) == {"cpu"}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("9m", 540), ("2h", 7200), ("1.5h", 5400), ("0.5s", 0.5)])
+def test_times(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "9", "9d", "1e3s", "nans", "infs", "1.2.3s", ".s", "9 m", "1_0s", "--9s"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(UserError, match="expected a time like"):
+        parse_duration(text)
+
+
+def test_a_superscript_is_no_time() -> None:
+    with pytest.raises(UserError):
+        parse_duration("9²s")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "signal", "code"),
+    [
+        ({"done": 2}, 0, 0),
+        ({"done": 1, "diverged": 1, "skipped": 1}, 0, 0),
+        ({"done": 1, "failed": 1}, 0, 1),
+        ({"killed": 1, "pending": 1}, 0, 1),
+        ({"interrupted": 1}, 0, 3),
+        ({"pending": 1}, 0, 3),
+        ({"busy": 1}, 0, 3),
+        ({"interrupted": 1}, 2, 130),
+        ({"done": 1}, 15, 143),
+        ({}, 0, 0),
+    ],
+)
+def test_exit_codes(capsys: Captured, outcomes: dict[str, int], signal: int, code: int) -> None:
+    assert report(Counter(outcomes), 4, signal) == code
+    assert "4 had a result before" in capsys.readouterr().err
+
+
+# suite files
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("batch: 50", "batch: 50\nbatch: 60", "small.yaml:11: duplicate key 'batch', first on line 10"),
+        ("batch: 50", "batch:\t50", "small.yaml:10: a tab is not allowed"),
+        ("batch: 50", "bach: 50", "small.yaml:10: unknown key 'bach'; did you mean 'batch'?"),
+        ("batch: 50", "batch: 10:30", "small.yaml:10: batch: expected a whole number"),
+        ("batch: 50", "batch: 5700000", "a batch of 5700000 is more than"),
+        ("hidden: 16", "hiden: 16", "unknown key 'hiden'; did you mean 'hidden'?"),
+        ("hidden: 16", "hidden: 16.5", "hidden: expected a whole number, got 16.5"),
+        ("baselines.aae:AAE", "baselines.aea:AAE", "unknown module 'baselines.aea'; did you mean 'baselines.aae'?"),
+        ("baselines.aae:AAE", "baselines.aae:AEA", "unknown class in baselines.aae 'AEA'; did you mean 'AAE'?"),
+        ("baselines.aae:AAE", "os:system", "must look like models.file:Class or baselines.file:Class"),
+        ("data: plane", "data: plain", "unknown data 'plain'; did you mean 'plane'?"),
+        ("validation: 300", "validation: 6000", "validation: too many"),
+        ("row: aae", "row: kmeans", "row kmeans stands twice"),
+        ("row: aae", "row: ../aae", "names a file"),
+        ("seeds: 0-2", "seeds: 0,1,0", "seed 0 stands twice"),
+        ("suite: small", "suite: other", "must be named like its file"),
+        ("suite: small", "suite: [small", "small.yaml:"),
+        ("suite: small", "suite: !!python/name:os.system", "is not allowed"),
+    ],
+)
+def test_a_mistake_in_a_suite_is_one_line_with_its_place(
+    suite: Path, tmp_path: Path, capsys: Captured, old: str, new: str, words: str
+) -> None:
+    text = suite.read_text(encoding="utf-8")
+    assert old in text
+    suite.write_text(text.replace(old, new, 1), encoding="utf-8")
+    assert words in _refused(capsys, "--suite", suite, "--budget", "quick", "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("number", "value"), [("1e-4", 1e-4), ("1E-4", 1e-4), (".5", 0.5), ("1", 1.0)])
+def test_a_learning_rate_is_a_number_however_it_is_written(suite: Path, number: str, value: float) -> None:
+    text = suite.read_text(encoding="utf-8").replace("hidden: 16", f"hidden: 16, learning_rate: {number}")
+    suite.write_text(text, encoding="utf-8")
+    rate = trials(load_suite(suite), "quick", ["aae"])[0].config["learning_rate"]
+    assert isinstance(rate, float) and rate == value
+
+
+def test_a_suite_without_validation_examples_is_refused(
+    write_suite: Callable[..., Path], tmp_path: Path, capsys: Captured
+) -> None:
+    path = write_suite("kmeans", validation="0")
+    assert main(["--suite", str(path), "--budget", "quick", "--out", str(tmp_path / "out"), "--dry-run"]) == 2
+
+
+# data
+
+
+@pytest.fixture
+def mnist(write_suite: Callable[..., Path]) -> Path:
+    return write_suite("kmeans", data="mnist", validation="5000")
+
+
+def _no_dispatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("no trial may be started")
+
+    monkeypatch.setattr("bench.dispatch.Dispatcher.run", refuse)
+
+
+def test_a_cut_mnist_file_is_named(
+    mnist: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _no_dispatch(monkeypatch)
+    raw = tmp_path / "root" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in bench.data.MNIST_FILES:
+        (raw / name).write_bytes(b"\x00\x00\x08\x03" + b"x" * 1000)
+    options = ("--budget", "quick", "--data-root", tmp_path / "root", "--out", tmp_path / "out")
+    said = _refused(capsys, "--suite", mnist, *options)
+    assert str(raw / "train-images-idx3-ubyte") in said and "1004 bytes" in said and "expected 47040016 bytes" in said
+    assert all((raw / name).stat().st_size == 1004 for name in bench.data.MNIST_FILES)
+
+
+def test_no_network_and_no_files_is_one_line(
+    mnist: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _no_dispatch(monkeypatch)
+
+    def offline(*_: object, **__: object) -> Any:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    options = ("--budget", "quick", "--data-root", tmp_path / "root", "--out", tmp_path / "out")
+    said = _refused_last(capsys, "--suite", mnist, *options)
+    assert "MNIST is not in" in said and "no route to host" in said and "--data-root or AMM_DATA_ROOT" in said
+    assert list((tmp_path / "root").iterdir()) == []
+
+
+def _refused_last(capsys: Captured, *arguments: str | Path) -> str:
+    """Like _refused, where torchvision may tell of its tries before."""
+    code = main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    assert code == 2 and said.out == "" and "Traceback" not in said.err
+    assert sum(line.startswith("error: ") for line in said.err.splitlines()) == 1
+    return said.err.splitlines()[-1]
+
+
+# folders
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "/proc/nothing", "/dev/null"])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    suite: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    _no_dispatch(monkeypatch)
+    (tmp_path / "file").write_text("kept", encoding="utf-8")
+    said = _refused(capsys, "--suite", suite, "--budget", "quick", "--out", tmp_path / out)
+    assert "cannot write there" in said and "choose another folder" in said
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "kept"
+
+
+def test_a_read_only_folder_is_one_line(
+    suite: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root a mode does not help, so the system call answers for the disk."""
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    _no_dispatch(monkeypatch)
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    said = _refused(capsys, "--suite", suite, "--budget", "quick", "--out", tmp_path)
+    assert "cannot write there (Read-only file system)" in said
+
+
+@pytest.mark.parametrize("command", ["run", "status"])
+def test_a_folder_that_cannot_be_looked_at_is_one_line(
+    suite: Path, tmp_path: Path, capsys: Captured, command: str
+) -> None:
+    _refused(capsys, command, "--suite", suite, "--budget", "quick", "--out", tmp_path / ("x" * 300))
+
+
+# list, status, dry run
+
+
+def test_list_names_every_suite_without_loading_torch() -> None:
+    code = (
+        "import sys, bench.run; code = bench.run.main(['list']); "
+        "heavy = {'torch', 'pandas', 'matplotlib', 'sklearn', 'joblib'} & set(sys.modules); "
+        "print(sorted(heavy), file=sys.stderr); sys.exit(code)"
+    )
+    root = Path(bench.data.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "[]\n")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == names()
+
+
+def test_status_counts_the_trials_of_each_row(suite: Path, tmp_path: Path, capsys: Captured) -> None:
+    plan = {(trial.row, trial.seed): trial for trial in trials(load_suite(suite), "quick")}
+    for seed, status in enumerate(("done", "killed")):
+        trial = plan["aae", seed]
+        write(record_path(tmp_path / "out", trial), new_record(trial, status, None, {}))
+    record_path(tmp_path / "out", plan["kmeans", 0]).parent.mkdir(parents=True)
+    record_path(tmp_path / "out", plan["kmeans", 0]).write_text("{", encoding="utf-8")
+    assert main(["status", "--suite", str(suite), "--budget", "quick", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    lines = [line.split(maxsplit=1) for line in said.out.splitlines()]
+    assert lines == [["kmeans", "2 pending, 1 unreadable"], ["aae", "1 done, 1 killed, 1 pending"]]
+    assert said.err == ""
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(suite: Path, tmp_path: Path, capsys: Captured) -> None:
+    arguments = ["--suite", str(suite), "--budget", "quick", "--out", str(tmp_path / "out"), "--dry-run"]
+    assert main([*arguments, "--only", "aae", "--seeds", "4,7"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "small/quick/aae seed 4: baselines.aae:AAE, 30 steps of 50",
+        "small/quick/aae seed 7: baselines.aae:AAE, 30 steps of 50",
+        "2 of 2 trials to run",
+    ]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["small.yaml"]
+
+
+def test_a_dry_run_leaves_out_what_has_a_result(suite: Path, tmp_path: Path, capsys: Captured) -> None:
+    done = trials(load_suite(suite), "quick", ["kmeans"])[0]
+    write(record_path(tmp_path / "out", done), new_record(done, "done", None, {}))
+    options = ["--suite", str(suite), "--budget", "quick", "--out", str(tmp_path / "out")]
+    assert main([*options, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "kmeans seed 0" not in out and "5 of 6 trials to run" in out
+    assert main([*options, "--only", "kmeans", "--seeds", "0"]) == 0
+    assert "all 1 trials have a result" in capsys.readouterr().err
+
+
+def test_data_are_loaded_before_any_trial_is_started(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr("bench.run.fetch", lambda *_: order.append("fetch"))
+    monkeypatch.setattr("bench.dispatch.Dispatcher.run", lambda *_: order.append("run") or Counter({"done": 6}))
+    assert main(["--suite", str(suite), "--budget", "quick", "--out", str(tmp_path), "--device", "cpu"]) == 0
+    assert order == ["fetch", "run"]
