@@ -7,6 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+from bench.errors import UserError
+
+
+def write_output(path: Path, text: str) -> None:
+    """`write_atomic` for a file that the user named; UserError if it cannot be written."""
+    try:
+        write_atomic(path, text.encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); choose another file") from None
+
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Replaces `path` by `content` in one go; a crash, a full disk or a reader never meets half a file.

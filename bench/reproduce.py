@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench import run, table
 from bench.errors import UserError
+from bench.files import write_output
 from bench.progress import duration
 from bench.suite import Trial, load_suite
 
@@ -83,7 +84,7 @@ def write_tables(name: str, budget: str, runs: Path, results: Path) -> None:
     suites = [load_suite(suite) for suite in TABLES[name]]
     for fmt, ending in ENDINGS.items():
         path = results / f"{name}{ending}"
-        table.write(path, "\n".join(table.build(suite, budget, runs, results / "reference", fmt) for suite in suites))
+        write_output(path, "\n".join(table.build(suite, budget, runs, results / "reference", fmt) for suite in suites))
         print(path)
 
 

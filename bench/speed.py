@@ -27,7 +27,7 @@ from torch.utils.flop_counter import flop_registry
 
 from bench import dispatch, plain, provenance
 from bench.errors import UserError
-from bench.files import write_atomic
+from bench.files import write_output
 from bench.plan import build_config, method_class, trials
 from bench.suite import load_suite
 from models.method import Batch, Data, Spec
@@ -215,14 +215,6 @@ def benchmark(repeats: int, threads: int, batch: int) -> dict[str, Any]:
     }
 
 
-def save(path: Path, found: dict[str, Any]) -> None:
-    """Writes the numbers as JSON; UserError if that cannot be done."""
-    try:
-        write_atomic(path, json.dumps(found, indent=1, allow_nan=False).encode() + b"\n")
-    except OSError as error:
-        raise UserError(f"--json {path}: cannot write there ({error.strerror}); choose another file") from None
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 measured, 2 bad input."""
     options = parser().parse_args(argv)
@@ -235,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = benchmark(options.repeats, options.threads, options.batch)
         print(render(found))
         if options.json:
-            save(options.json, found)
+            write_output(options.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

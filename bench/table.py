@@ -20,7 +20,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from bench.errors import UserError
-from bench.files import write_atomic
+from bench.files import write_output
 from bench.lines import ABSENT, Line, label, line, printed, scores, stored
 from bench.plan import trials
 from bench.statistics import Record
@@ -195,14 +195,6 @@ def build(suite: Suite, budget: str, runs: Path, reference: Path, fmt: str) -> s
     return render(suite, budget, shipped, yours, fmt, remarks)
 
 
-def write(path: Path, text: str) -> None:
-    """Replaces `path` by `text` in one go; UserError if that cannot be done."""
-    try:
-        write_atomic(path, text.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
-
-
 def encodable(text: str, encoding: str | None) -> str:
     """`text` for a terminal of this encoding: in plain ASCII signs where it knows no others."""
     encoding = encoding or "utf-8"
@@ -228,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         trials(suite, options.budget)  # refuses an unknown budget
         text = build(suite, options.budget, options.runs, options.reference, options.format)
         if options.out:
-            write(options.out, text)
+            write_output(options.out, text)
         else:
             sys.stdout.write(encodable(text, sys.stdout.encoding))
     except UserError as error:

@@ -16,8 +16,9 @@ import pytest
 import bench.lines
 import bench.table
 from bench.errors import UserError
+from bench.files import write_output
 from bench.suite import Budget, Published, Row, Suite
-from bench.table import encodable, main, render, write
+from bench.table import encodable, main, render
 
 GOLDEN = Path(__file__).parent / "golden"
 HOW = "mean of 10 trials, all mappings, test set"
@@ -173,11 +174,11 @@ def test_terminals_without_the_signs_get_ascii() -> None:
 
 def test_writing_replaces_whole_files_and_explains_failure(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "table.md"
-    write(path, "old")
-    write(path, "±\n")
+    write_output(path, "old")
+    write_output(path, "±\n")
     assert path.read_bytes() == "±\n".encode() and [item.name for item in path.parent.iterdir()] == ["table.md"]
-    with pytest.raises(UserError, match="cannot write .*choose another --out"):
-        write(path / "below_a_file.md", "text")
+    with pytest.raises(UserError, match="cannot write .*choose another file"):
+        write_output(path / "below_a_file.md", "text")
 
 
 @pytest.fixture
