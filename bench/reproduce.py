@@ -47,11 +47,12 @@ def reproduce(suite: str, own: argparse.Namespace, rest: Sequence[str]) -> int:
     """Runs what a suite lacks, after consent; the exit code of `bench.run`."""
     arguments = ["--suite", suite, *rest]
     options = run.parser().parse_args(arguments)
-    todo = run.unfinished(run.chosen(load_suite(suite), options), options.out)
+    left = run.unfinished(run.chosen(load_suite(suite), options), options.out)
     devices = run.device_slots(options.device, options.workers)
-    if todo and devices[0] == "cpu" and not own.yes and not options.dry_run:
-        run.fetch(todo[0], options.data_root)
-        consent(estimate(todo, options.data_root) / len(devices), len(todo))
+    if left and devices[0] == "cpu" and not own.yes and not options.dry_run:
+        run.fetch(left[0], options.data_root)
+        threads = run.threads_each(options.threads, len(devices))
+        consent(estimate(left, threads, options.data_root) / len(devices), len(left))
     return run.main(arguments)
 
 
@@ -64,18 +65,19 @@ def consent(seconds: float, trials: int) -> None:
         raise UserError("not started; --budget quick is shorter, and whatever has run stays")
 
 
-def estimate(todo: Sequence[Trial], data_root: Path | None) -> float:
+def estimate(left: Sequence[Trial], threads: int, data_root: Path | None) -> float:
     """Seconds of training that the trials need one after another on the CPU, from a few steps of each row."""
     import torch
 
     from bench.trainer import Run
 
-    rows = {trial.row: trial for trial in todo}
+    torch.set_num_threads(threads)
+    rows = {trial.row: trial for trial in left}
     total = 0.0
     for row, trial in rows.items():
         current = Run(trial, torch.device("cpu"), data_root)
         each = current.time_step(MEASURED) if current.steps else 0.0
-        total += each * current.steps * sum(other.row == row for other in todo)
+        total += each * current.steps * sum(other.row == row for other in left)
     return total
 
 

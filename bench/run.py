@@ -103,24 +103,24 @@ def show_status(trials: Sequence[Trial], out: Path) -> int:
 
 def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     """Runs what has no result yet."""
-    todo = unfinished(trials, options.out)
+    left = unfinished(trials, options.out)
     devices = device_slots(options.device, options.workers)
-    threads = _positive("--threads", options.threads) or max(1, _cores() // len(devices))
+    threads = threads_each(options.threads, len(devices))
     seconds = None if options.time_budget is None else parse_duration(options.time_budget)
     if not options.checkpoint_every >= 0:
         raise UserError(f"--checkpoint-every: expected seconds, got {options.checkpoint_every}")
     if options.dry_run:
-        return describe(trials, todo)
-    if not todo:
+        return describe(trials, left)
+    if not left:
         print(f"all {len(trials)} trials have a result below {options.out}", file=sys.stderr)
         return 0
     from bench.dispatch import Dispatcher, Plan
     from bench.progress import Board
 
     plan = Plan(devices, threads, _writable(options.out), options.data_root, options.checkpoint_every, seconds)
-    fetch(todo[0], options.data_root)
+    fetch(left[0], options.data_root)
     dispatcher = Dispatcher(plan, Board())
-    return report(dispatcher.run(todo), len(trials) - len(todo), dispatcher.signal)
+    return report(dispatcher.run(left), len(trials) - len(left), dispatcher.signal)
 
 
 def unfinished(trials: Sequence[Trial], out: Path) -> list[Trial]:
@@ -130,13 +130,13 @@ def unfinished(trials: Sequence[Trial], out: Path) -> list[Trial]:
     return [trial for trial in trials if stored_status(record_path(out, trial), trial) not in FINAL]
 
 
-def describe(trials: Sequence[Trial], todo: Sequence[Trial]) -> int:
+def describe(trials: Sequence[Trial], left: Sequence[Trial]) -> int:
     """What would run."""
-    for trial in todo:
+    for trial in left:
         print(
             f"{trial.suite}/{trial.budget}/{trial.row} seed {trial.seed}: {trial.method}, {trial.steps} steps of {trial.batch}"
         )
-    print(f"{len(todo)} of {len(trials)} trials to run")
+    print(f"{len(left)} of {len(trials)} trials to run")
     return 0
 
 
@@ -173,6 +173,11 @@ def device_slots(name: str, workers: int | None) -> tuple[str, ...]:
     pool = [f"cuda:{index}" for index in range(count)] if name == "cuda" else [name]
     n = _positive("--workers", workers) or (min(4, _cores()) if name == "cpu" else len(pool))
     return tuple(pool[index % len(pool)] for index in range(n))
+
+
+def threads_each(threads: int | None, workers: int) -> int:
+    """CPU threads of each trial: what was asked for, else the cores shared out."""
+    return _positive("--threads", threads) or max(1, _cores() // workers)
 
 
 def parse_duration(text: str) -> float:
