@@ -122,7 +122,9 @@ def _run(job: Job, path: Path, stop: Stop) -> int:
     if state is not None:
         current.restore(state)
         remarks += [
-            f"continued with other {what} than it was begun with" for what in made_by if state.get(what) != made_by[what]
+            f"continued with other {what} than it was begun with"
+            for what in made_by
+            if state.get(what) != made_by[what]
         ]
     written = time.monotonic()
 
