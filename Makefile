@@ -10,7 +10,7 @@ RUN := $(BIN)/python -m bench.run
 MAIN_ROWS_DIGITS := --only amm --only aae --only ali_kmeans --only kmeans
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check lint types format reproduce-table1 speed lock clean
+.PHONY: help install quickstart test check lint types format reproduce-table1 reproduce-table2 speed lock clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ format: $(READY) ## let ruff rewrite the sources
 
 reproduce-table1: $(READY) ## Table 1: plan, run or resume, aggregate, write results/table1.md (ARGS="--yes --budget quick")
 	$(BIN)/python -m bench.reproduce table1 $(ARGS)
+
+reproduce-table2: $(READY) ## Table 2: the same for SVHN with 1,000 labels, results/table2.md
+	$(BIN)/python -m bench.reproduce table2 $(ARGS)
 
 speed: $(READY) ## our step against plain PyTorch and the machine's limit
 	$(BIN)/python -m bench.speed

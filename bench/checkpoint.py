@@ -52,6 +52,13 @@ def load(path: Path, digest: str) -> tuple[State | None, list[str]]:
     return None, remarks
 
 
+def set_aside(path: Path) -> None:
+    """Renames the checkpoints of a trial that cannot go on from them."""
+    for candidate in (path, _previous(path)):
+        if candidate.exists():
+            candidate.replace(candidate.with_name(candidate.name + ".bad"))
+
+
 def remove(path: Path) -> None:
     """Deletes the checkpoints of a finished trial."""
     for candidate in (path, _previous(path)):

@@ -43,6 +43,7 @@ class Plan:
         data_root: folder of downloaded datasets, or None for the default.
         checkpoint_every: seconds between checkpoints.
         seconds: time for everything, or None.
+        keep_weights: leave the final weights of each trial beside its record.
     """
 
     devices: tuple[str, ...]
@@ -51,6 +52,7 @@ class Plan:
     data_root: Path | None = None
     checkpoint_every: float = 60.0
     seconds: float | None = None
+    keep_weights: bool = False
 
 
 class Worker:
@@ -169,7 +171,8 @@ class Dispatcher:
         """Hands a trial to a worker and listens until it has ended or its process has died."""
         plan, name = self.plan, f"{trial.suite}/{trial.row} seed {trial.seed}"
         root = str(plan.data_root) if plan.data_root else None
-        job = Job(trial, worker.device, str(plan.out), plan.threads, root, plan.checkpoint_every, seconds)
+        how = (plan.threads, root, plan.checkpoint_every, seconds, plan.keep_weights)
+        job = Job(trial, worker.device, str(plan.out), *how)
         child = worker.start()
         assert child.stdin and child.stdout
         with suppress(BrokenPipeError):  # it died at once; its exit code says how

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.errors import UserError
 from bench.plan import trials
@@ -23,8 +24,9 @@ SCORES = {  # of the second table: metric, heading, digits
         ("test.nmi", "NMI", 3),
         ("test.ari", "ARI", 3),
         ("test.live", "live clusters", 1),
+        ("test.bayes_majority", "Eq. 19 majority %", 2),
     ),
-    "classification": (("test.error", "error %", 2),),
+    "classification": (("test.error", "error %", 2), ("test.bayes_error", "Eq. 19 error %", 2)),
 }
 
 
@@ -82,7 +84,7 @@ def line(suite: Suite, budget: str, row: Row, reference: Sequence[Record], yours
     notes = {
         "model": _departures(row, [*records["yours"], *records["reference"]]) + _metric_note(suite, metric),
         "published": _origin(row.published),
-        **{run: list(found.notes) for run, found in cells.items()},
+        **{run: [*found.notes, *_variants(records[run])] for run, found in cells.items()},
     }
     return Line(row, _clusters(row, records[source]), metric, records, budgets, cells, judged, source, notes)
 
@@ -90,7 +92,24 @@ def line(suite: Suite, budget: str, row: Row, reference: Sequence[Record], yours
 def _departures(row: Row, records: Sequence[Record]) -> list[str]:
     """The differences from the paper that the suite names, and those that the trials themselves report."""
     reported = (text for record in records for text in record.get("departures") or [])
-    return list(dict.fromkeys([*row.departures, *reported]))
+    precisions = (record["trial"].get("precision", "fp32") for record in records)
+    computed = (f"Trained in {precision}." for precision in precisions if precision != "fp32")
+    return list(dict.fromkeys([*row.departures, *reported, *computed]))
+
+
+def _variants(records: Sequence[Record]) -> list[str]:
+    """What the records say about data that are not the official files."""
+    told = [record["data"].get("variant") or {} for record in records]
+    return list(dict.fromkeys(_variant(variant) for variant in told if variant))
+
+
+def _variant(variant: Mapping[str, Any]) -> str:
+    parts = [
+        f"{entry['note']} (sha256 of the images {entry['sha256_images_nhwc'][:12]}...)"
+        for entry in variant.values()
+        if isinstance(entry, dict)
+    ]
+    return f"Not the official files but {variant['name']}: {'; '.join(parts)}."
 
 
 def _metric_note(suite: Suite, metric: str) -> list[str]:

@@ -115,9 +115,32 @@ def score(
 
 
 def evaluate(
-    task: str, pred_val: Any, y_val: Any, pred_test: Any, y_test: Any, n_clusters: int, n_classes: int
+    task: str,
+    validation: Mapping[str, Any],
+    y_validation: Any,
+    test: Mapping[str, Any],
+    y_test: Any,
+    n_clusters: int,
+    n_classes: int,
 ) -> dict[str, Score]:
     """Scores of the validation and the test set, as a record holds them.
+
+    `validation` and `test` hold the answers of each classifier by name. The scores of "predict" stand under their own
+    names, those of another one with its name before them, such as `bayes_error`.
+    """
+    scores: dict[str, Score] = {"validation": {}, "test": {}}
+    for name in test:
+        prefix = "" if name == "predict" else f"{name}_"
+        found = _evaluate(task, validation[name], y_validation, test[name], y_test, n_clusters, n_classes)
+        for part, values in found.items():
+            scores[part] |= {prefix + key: value for key, value in values.items()}
+    return scores
+
+
+def _evaluate(
+    task: str, pred_val: Any, y_val: Any, pred_test: Any, y_test: Any, n_clusters: int, n_classes: int
+) -> dict[str, Score]:
+    """Scores of one classifier.
 
     For "clustering" the validation set also fits the mapping of `validation_mapping`, so on itself that equals
     `majority`; for "classification" the only score is `error`, in percent.

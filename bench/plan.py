@@ -45,17 +45,20 @@ def _plan(suite: Suite, row: Row, budget: str) -> Trial:
     """The row's trial with seed 0, everything resolved."""
     where = f"{row.source.where('method')}: row {row.row}"
     examples = _examples(suite)
-    batch = row.batch or suite.batch
+    length = row.budgets.get(budget, Override()).apply(suite.budgets[budget])
+    batch = length.batch or row.batch or suite.batch
     if batch > examples:
         raise UserError(f"{where}: a batch of {batch} is more than the {examples} training examples")
-    length = row.budgets.get(budget, Override()).apply(suite.budgets[budget])
+    cls = method_class(row.method, where)
+    config = _resolve(cls, row.config, where)
+    _check_labels(suite, cls, config, where)
     return Trial(
         suite=suite.suite,
         row=row.row,
         budget=budget,
         seed=0,
         method=row.method,
-        config=_resolve(method_class(row.method, where), row.config, where),
+        config=config,
         data=suite.data,
         validation=suite.validation,
         labels=suite.labels,
@@ -63,16 +66,40 @@ def _plan(suite: Suite, row: Row, budget: str) -> Trial:
         batch=batch,
         steps=length.steps or (length.epochs or 0) * examples // batch,
         validate=length.validate or examples // batch,
+        split=suite.split,
+        balanced=suite.balanced,
+        precision=row.precision,
     )
 
 
+def _check_labels(suite: Suite, cls: type[Method], config: Mapping[str, Any], where: str) -> None:
+    """A method that learns from labels gets some, and one that answers with classes knows how many there are."""
+    from bench.sources import SOURCES
+
+    if cls.needs_labels and not suite.labels:
+        raise UserError(f"{where}: {cls.__name__} learns from labels; give the suite labels: N")
+    classes = SOURCES[suite.data].n_classes
+    found = config.get("components", classes)
+    if suite.task == "classification" and found != classes:
+        raise UserError(f"{where}: components: {found}, but {suite.data} has {classes} classes to tell apart")
+
+
 def _examples(suite: Suite) -> int:
-    """Training examples left after validation."""
-    from bench.data import SOURCES  # here, because it imports torch
+    """Training examples of an epoch."""
+    from bench.sources import SOURCES  # here, because it imports torch
 
     if suite.data not in SOURCES:
         raise unknown("data", suite.data, SOURCES, f"{suite.source.where('data')}: data")
-    total = SOURCES[suite.data].n_train
+    source = SOURCES[suite.data]
+    if suite.split not in source.splits:
+        spot = suite.source.where("split" if "split" in suite.source else "data")
+        raise unknown("split", suite.split, source.splits, f"{spot}: data {suite.data}")
+    if suite.balanced and suite.labels % source.n_classes:
+        spot = f"{suite.source.where('labels')}: labels"
+        raise UserError(
+            f"{spot}: {suite.labels} cannot be balanced over the {source.n_classes} classes of {suite.data}"
+        )
+    total = source.n_train
     left = total - suite.validation
     for key, need in (("validation", 1), ("labels", suite.labels)):
         if left < need:
@@ -80,7 +107,7 @@ def _examples(suite: Suite) -> int:
             raise UserError(
                 f"{spot}: too many; {suite.data} has {total} training examples, {suite.validation} held out"
             )
-    return left
+    return {"train": total, "extra": left + source.n_extra}.get(suite.split, left)
 
 
 def method_class(path: str, where: str = "method") -> type[Method]:

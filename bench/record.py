@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +31,7 @@ def new_record(
     result: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
+    departures: Sequence[str] = (),
 ) -> dict[str, Any]:
     """A record of `trial`; `status` is one of STATUSES."""
     return {
@@ -42,7 +43,7 @@ def new_record(
         "result": result,
         "data": dict(data or {}),
         "run": dict(run or {}),
-        "departures": [],
+        "departures": list(departures),
     }
 
 

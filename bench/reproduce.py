@@ -1,6 +1,6 @@
 """One command for a table of the paper: plan, ask, run or resume, aggregate, write.
 
-    python -m bench.reproduce table1 [--yes] [--budget quick]
+    python -m bench.reproduce table1 [--suite mnist_unsup] [--yes] [--budget quick]
 
 writes results/table1.md, .tex and .csv. Without a GPU it first says how long that would take and goes on only with --yes
 or a person's consent. Options that it does not know are those of `bench.run`.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from bench.errors import UserError
 from bench.files import write_output
 from bench.progress import duration
 from bench.suite import Trial, load_suite
+from bench.yaml_strict import unknown
 
-TABLES = {"table1": ("mnist_unsup",)}  # the suites of each table of the paper
+TABLES = {"table1": ("mnist_unsup", "svhn_unsup"), "table2": ("svhn_semi",)}  # the suites of each table of the paper
 ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
 MEASURED = 3  # steps timed for each row of an estimate, after one to warm up
 
@@ -28,13 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes are those of `bench.run`; the tables are written however far the trials got."""
     parser = argparse.ArgumentParser(prog="python -m bench.reproduce", description="Reproduce a table of the paper.")
     parser.add_argument("table", choices=TABLES)
+    parser.add_argument("--suite", help="run this suite of the table only (default: all)")
     parser.add_argument("--yes", action="store_true", help="do not ask before a long run without a GPU")
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="where the tables go (default: %(default)s)"
     )
     own, rest = parser.parse_known_args(argv)
     try:
-        code = max(reproduce(name, own, rest) for name in TABLES[own.table])
+        suites = TABLES[own.table]
+        if own.suite and own.suite not in suites:
+            raise unknown("suite", own.suite, suites, own.table)
+        code = reproduce([own.suite] if own.suite else suites, own.yes, rest)
         options = run.parser().parse_args(rest)
         write_tables(own.table, options.budget, options.out, own.results)
     except UserError as error:
@@ -43,17 +49,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def reproduce(suite: str, own: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Runs what a suite lacks, after consent; the exit code of `bench.run`."""
-    arguments = ["--suite", suite, *rest]
-    options = run.parser().parse_args(arguments)
-    left = run.unfinished(run.chosen(load_suite(suite), options), options.out)
+def reproduce(suites: Sequence[str], yes: bool, rest: Sequence[str]) -> int:
+    """Runs what the suites lack, one after another and after consent; the highest exit code of `bench.run`."""
+    options = run.parser().parse_args(rest)
+    seconds = None if options.time_budget is None else run.parse_duration(options.time_budget)
+    until = None if seconds is None else time.monotonic() + seconds
+    left = [run.unfinished(run.chosen(load_suite(suite), options), options.out) for suite in suites]
+    ask(left, yes, options)
+    codes = [0]
+    for suite in suites:
+        remaining = [] if until is None else ["--time-budget", f"{max(1.0, until - time.monotonic()):.0f}s"]
+        codes.append(run.main(["--suite", suite, *rest, *remaining]))
+        if codes[-1] == 2 or codes[-1] >= 128:  # bad input, or a signal, which was meant for all of them
+            break
+    return max(codes)
+
+
+def ask(left: Sequence[Sequence[Trial]], yes: bool, options: argparse.Namespace) -> None:
+    """Without a GPU: says how long the trials left of each suite take together, and asks."""
     devices = run.device_slots(options.device, options.workers)
-    if left and devices[0] == "cpu" and not own.yes and not options.dry_run:
-        run.fetch(left[0], options.data_root)
-        threads = run.threads_each(options.threads, len(devices))
-        consent(estimate(left, threads, options.data_root) / len(devices), len(left))
-    return run.main(arguments)
+    begun = [trials for trials in left if trials]
+    if not begun or devices[0] != "cpu" or yes or options.dry_run:
+        return
+    for trials in begun:
+        run.fetch(trials[0], options.data_root)
+    threads = run.threads_each(options.threads, len(devices))
+    seconds = sum(estimate(trials, threads, options.data_root) for trials in begun)
+    consent(seconds / len(devices), sum(len(trials) for trials in begun))
 
 
 def consent(seconds: float, trials: int) -> None:

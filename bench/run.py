@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds (default: %(default)s)"
     )
+    found.add_argument("--keep-weights", action="store_true", help="leave the final weights beside each record")
     found.add_argument("--dry-run", action="store_true", help="print what would run and stop")
     return found
 
@@ -103,12 +104,16 @@ def show_status(trials: Sequence[Trial], out: Path) -> int:
 
 def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     """Runs what has no result yet."""
+    from bench.engine import require_device  # imports torch
+
     left = unfinished(trials, options.out)
     devices = device_slots(options.device, options.workers)
     threads = threads_each(options.threads, len(devices))
     seconds = None if options.time_budget is None else parse_duration(options.time_budget)
     if not options.checkpoint_every >= 0:
         raise UserError(f"--checkpoint-every: expected seconds, got {options.checkpoint_every}")
+    for trial in left:
+        require_device(trial.precision, devices[0])
     if options.dry_run:
         return describe(trials, left)
     if not left:
@@ -117,7 +122,8 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     from bench.dispatch import Dispatcher, Plan
     from bench.progress import Board
 
-    plan = Plan(devices, threads, _writable(options.out), options.data_root, options.checkpoint_every, seconds)
+    how = (options.data_root, options.checkpoint_every, seconds, options.keep_weights)
+    plan = Plan(devices, threads, _writable(options.out), *how)
     fetch(left[0], options.data_root)
     dispatcher = Dispatcher(plan, Board())
     return report(dispatcher.run(left), len(trials) - len(left), dispatcher.signal)
@@ -142,10 +148,10 @@ def describe(trials: Sequence[Trial], left: Sequence[Trial]) -> int:
 
 def fetch(trial: Trial, root: Path | None) -> None:
     """Loads the data once before any trial does, so that a download or a damaged file is met here and met once."""
-    from bench.data import load
+    from bench.data import load_for
     from models.noise import Noise
 
-    load(trial.data, split_seed=0, validation=trial.validation, noise=Noise.seeded(0), root=root, labels=trial.labels)
+    load_for(trial, Noise.seeded(0), root)
 
 
 def report(outcomes: Counter[str], before: int, signal: int) -> int:

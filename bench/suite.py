@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,8 @@ PROTOCOL = 1  # raised when the bench itself changes what a trial means: split, 
 SUITES = Path(__file__).parent / "suites"
 
 Task = Literal["clustering", "classification"]
+Split = Literal["random", "ali", "train", "extra"]  # see bench.data
+Precision = Literal["fp32", "tf32", "bf16"]  # see bench.engine
 _NAME = re.compile(r"[a-z0-9_]+")
 _METRIC = re.compile(r"(test|validation)\.[a-z0-9_]+")
 
@@ -56,21 +58,22 @@ class Published:
 class Budget:
     """How long a trial trains: `steps` or `epochs`, never both; `validate` is the steps between two validations.
 
-    Without `validate` the bench validates once an epoch. `label` is printed in tables, and only a `comparable` budget
-    may be compared with published numbers.
+    Without `validate` the bench validates once an epoch; `batch` takes the place of the row's and the suite's. `label` is
+    printed in tables, and only a `comparable` budget may be compared with published numbers.
     """
 
     name: str
     steps: int | None = None
     epochs: int | None = None
     validate: int | None = None
+    batch: int | None = None
     label: str = ""
     comparable: bool = False
     source: Section = field(default_factory=Section, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _require_name("name", self.name)
-        _require_least(self, steps=1, epochs=1, validate=1)
+        _require_least(self, steps=1, epochs=1, validate=1, batch=1)
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"budget {self.name} needs exactly one of steps and epochs")
         if not (self.label or self.comparable):
@@ -84,17 +87,16 @@ class Override:
     steps: int | None = None
     epochs: int | None = None
     validate: int | None = None
+    batch: int | None = None
 
     def __post_init__(self) -> None:
-        _require_least(self, steps=1, epochs=1, validate=1)
+        _require_least(self, steps=1, epochs=1, validate=1, batch=1)
         if self.steps and self.epochs:
             raise ValueError("steps and epochs exclude each other; keep one")
 
     def apply(self, budget: Budget) -> Budget:
-        validate = self.validate or budget.validate
-        if not (self.steps or self.epochs):
-            return replace(budget, validate=validate)
-        return replace(budget, steps=self.steps, epochs=self.epochs, validate=validate)
+        budget = replace(budget, validate=self.validate or budget.validate, batch=self.batch or budget.batch)
+        return replace(budget, steps=self.steps, epochs=self.epochs) if self.steps or self.epochs else budget
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Row:
         row: file-safe name, unique in the suite; `label` is the name in the table.
         method: import path such as "models.amm:AMM".
         config: keys of the method's `Config` that differ from its defaults.
+        precision: what the training step computes in; scores are always computed in fp32.
         budgets: changes to the suite's budgets, by budget name.
         departures: footnotes, each a difference from the paper.
     """
@@ -114,6 +117,7 @@ class Row:
     method: str
     config: Mapping[str, Any] = field(default_factory=dict)
     batch: int | None = None
+    precision: Precision = "fp32"
     budgets: Mapping[str, Override] = field(default_factory=dict)
     published: Published | None = None
     departures: tuple[str, ...] = ()
@@ -126,7 +130,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Suite:
-    """One table: dataset, task, scoring, rows, budgets, seeds. `margin` (percentage points) is fixed before any run."""
+    """One table: dataset, task, scoring, rows, budgets, seeds.
+
+    Attributes:
+        split: which training examples are held out, learned from and labelled, see `bench.data.load`.
+        labels: number of labelled examples; `balanced`: equally many of each class.
+        margin: of equivalence, in percentage points, fixed before any run.
+    """
 
     suite: str
     title: str
@@ -140,7 +150,9 @@ class Suite:
     batch: int
     budgets: Mapping[str, Budget]
     rows: tuple[Row, ...]
+    split: Split = "random"
     labels: int = 0
+    balanced: bool = False
     notes: tuple[str, ...] = ()
     source: Section = field(default_factory=Section, repr=False, compare=False)
 
@@ -158,7 +170,10 @@ class Suite:
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run as a value: everything that decides its result, with all defaults filled in."""
+    """One training run as a value: everything that decides its result, with all defaults filled in.
+
+    A field that came later has a default, which means what trials without that field did and stays out of the digest.
+    """
 
     suite: str
     row: str
@@ -173,11 +188,16 @@ class Trial:
     batch: int
     steps: int
     validate: int
+    split: Split = "random"
+    balanced: bool = False
+    precision: Precision = "fp32"
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of all fields and of PROTOCOL: equal digest, equal trial."""
-        text = json.dumps({"protocol": PROTOCOL, **self.to_json()}, sort_keys=True, separators=(",", ":"))
+        """sha256 (hex) of all fields that are not at their defaults and of PROTOCOL: equal digest, equal trial."""
+        later = {item.name: item.default for item in fields(self) if item.default is not MISSING}
+        told = {key: value for key, value in self.to_json().items() if key not in later or value != later[key]}
+        text = json.dumps({"protocol": PROTOCOL, **told}, sort_keys=True, separators=(",", ":"))
         return sha256(text.encode()).hexdigest()
 
     @property

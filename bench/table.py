@@ -78,9 +78,11 @@ def _spoken(found: Line) -> str:
 
 
 def _other_rows(suite: Suite, lines: Sequence[Line]) -> list[dict[str, str]]:
-    """The second table: yours, else the reference, of rows with a result."""
+    """The second table: yours, else the reference, of rows with a result; without columns that say nothing."""
     judged = [found for found in lines if found.cells[found.source].summary]
-    return [{"Model": found.row.label, "K": found.clusters, **scores(suite, found)} for found in judged]
+    rows = [{"Model": found.row.label, "K": found.clusters, **scores(suite, found)} for found in judged]
+    empty = {title for title in (rows[0] if rows else {}) if all(row[title] == ABSENT for row in rows)}
+    return [{title: text for title, text in row.items() if title not in empty} for row in rows]
 
 
 def render(

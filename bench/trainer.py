@@ -7,7 +7,6 @@ exactly. The loop reads a loss from the device only when it scores.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,19 +16,18 @@ import torch
 from torch import Tensor
 
 from bench import checkpoint, metrics
-from bench.data import Dataset, load
+from bench.data import Dataset, load_for
+from bench.engine import set_precision
 from bench.plan import build_config, method_class
 from bench.suite import Trial
+from bench.trace import Trace
 from models.method import Batch
 from models.noise import Noise
 
 Progress = Callable[[int, int], None]  # step, steps
+MEASURED_S = 5.0  # seconds after which `time_step` has seen enough
 EVALUATED = 250  # examples predicted at once: a network keeps all its rows, so this bounds the memory of scoring
 HEADLINE = {"clustering": "majority", "classification": "error"}  # what selects a step on the validation split
-
-
-class Diverged(Exception):
-    """A loss stopped being a finite number."""
 
 
 class Run:
@@ -44,22 +42,17 @@ class Run:
     def __init__(self, trial: Trial, device: torch.device, data_root: Path | None = None) -> None:
         self.trial = trial
         self.noise = Noise.seeded(trial.init_seed, device)
-        self.dataset: Dataset = load(
-            trial.data,
-            split_seed=trial.split_seed,
-            validation=trial.validation,
-            noise=self.noise,
-            root=data_root,
-            labels=trial.labels,
-        )
+        self.precision = set_precision(trial.precision, device)
+        self.dataset: Dataset = load_for(trial, self.noise, data_root)
         cls = method_class(trial.method)
         self.method = cls(build_config(trial), self.dataset.spec, self.noise).to(device)
         self.steps = trial.steps if cls.iterative else 0
         self.step = 0
         self.order = torch.empty(0, dtype=torch.int64, device=device)
-        self.totals: dict[str, Tensor] = {}
-        self.counted = 0
+        self.labelled_order = torch.empty(0, dtype=torch.int64, device=device)
+        self.trace = Trace(self.steps)
         self.curve: list[dict[str, Any]] = []
+        self.confusion: dict[str, list[list[int]]] = {}
         self.prepared = False
         self.seconds = 0.0
         self.resumed = 0
@@ -75,25 +68,38 @@ class Run:
             "optimizers": {name: adam.state_dict() for name, adam in self.method.optimizers().items()},
             "noise": self.noise.generator.get_state(),
             "order": self.order,
-            "totals": self.totals,
-            "counted": self.counted,
+            "labelled_order": self.labelled_order,
+            "trace": self.trace.state(),
             "curve": self.curve,
+            "confusion": self.confusion,
             "prepared": self.prepared,
             "seconds": self.seconds,
             "resumed": self.resumed,
         }
 
+    def fits(self, state: checkpoint.State) -> bool:
+        """Whether `restore` can take `state`: the code that wrote it may have had other tensors."""
+        mine = self.state()
+        if not mine.keys() <= state.keys() or state["optimizers"].keys() != mine["optimizers"].keys():
+            return False
+        shapes = [{name: value.shape for name, value in of["module"].items()} for of in (mine, state)]
+        groups = [
+            [[len(group["params"]) for group in adam["param_groups"]] for adam in of["optimizers"].values()]
+            for of in (mine, state)
+        ]
+        return shapes[0] == shapes[1] and groups[0] == groups[1]
+
     def restore(self, state: checkpoint.State) -> None:
-        """Continues from what `state()` returned."""
+        """Continues from what `state()` returned, which must fit."""
         device = self.noise.device
-        self.step, self.counted, self.curve = state["step"], state["counted"], state["curve"]
+        self.step, self.curve, self.confusion = state["step"], state["curve"], state["confusion"]
+        self.trace.restore(state["trace"], device)
         self.prepared, self.seconds, self.resumed = state["prepared"], state["seconds"], state["resumed"] + 1
         self.method.load_state_dict(state["module"])
         for name, optimizer in self.method.optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.noise.generator.set_state(state["noise"])
-        self.order = state["order"].to(device)
-        self.totals = {name: value.to(device) for name, value in state["totals"].items()}
+        self.order, self.labelled_order = state["order"].to(device), state["labelled_order"].to(device)
 
     # the loop
 
@@ -118,8 +124,11 @@ class Run:
                     return False
                 self._update()
                 progress(self.step, self.steps)
-                if self.step % self.trial.validate == 0 or self.step == self.steps:
+                scoring = self.step % self.trial.validate == 0 or self.step == self.steps
+                if scoring:
                     self._score()
+                elif self.trace.due(self.step):
+                    self.trace.close(self.step)
                 self.seconds = time.monotonic() - started
                 keep(self)
             if not self.steps and not self.curve:
@@ -129,13 +138,15 @@ class Run:
             self.seconds = time.monotonic() - started
 
     def time_step(self, n: int) -> float:
-        """Seconds per step over `n` steps after one to warm up; the run is of no further use."""
+        """Seconds per step over `n` steps, fewer if these are slow, after one to warm up; the run is of no further use."""
         self.method.prepare(self.dataset.train)
         self._update()
         started = time.monotonic()
-        for _ in range(n):
+        taken = 0
+        while taken < n and time.monotonic() - started < MEASURED_S:
             self._update()
-        return (time.monotonic() - started) / n
+            taken += 1
+        return (time.monotonic() - started) / taken
 
     def _update(self) -> None:
         """One step on the next batch of the current epoch's order; an incomplete last batch is left out."""
@@ -144,47 +155,46 @@ class Run:
         if at == 0:
             self.order = self.noise.permutation(n)
         x = self.dataset.train.take(self.order[at * batch : (at + 1) * batch])
-        losses = self.method.update(Batch(x, self.noise, *self._labelled(batch)))
-        self.totals = {name: loss + self.totals[name] if self.totals else loss for name, loss in losses.items()}
-        self.counted += 1
+        labelled = self._labelled(batch)
+        with self.precision:
+            losses = self.method.update(Batch(x, self.noise, *labelled))
+        self.trace.add(losses)
         self.step += 1
 
     def _labelled(self, batch: int) -> tuple[Tensor | None, Tensor | None]:
-        """A batch of labelled examples drawn with replacement, or nothing without labels."""
+        """The next labelled examples: one random order of all of them after another; nothing without labels."""
         train = self.dataset.train
         if train.x_labelled is None or train.y_labelled is None:
             return None, None
-        index = self.noise.integers(len(train.y_labelled), batch)
+        while len(self.labelled_order) < batch:
+            self.labelled_order = torch.cat([self.labelled_order, self.noise.permutation(len(train.y_labelled))])
+        index, self.labelled_order = self.labelled_order[:batch], self.labelled_order[batch:]
         return train.x_labelled[index].float().mul_(train.scale), train.y_labelled[index]
 
     def _score(self) -> None:
         """Adds a point to the curve: mean losses since the last one, and the scores of both splits."""
-        losses = {name: float(total) / self.counted for name, total in self.totals.items()}
-        self.totals, self.counted = {}, 0
-        broken = [f"loss {name!r}" for name, loss in losses.items() if not math.isfinite(loss)]
-        broken += [f"parameter {name!r}" for name, p in self.method.named_parameters() if not bool(p.isfinite().all())]
-        if broken:
-            last = self.curve[-1]["step"] if self.curve else 0
-            raise Diverged(f"{broken[0]} is not finite between steps {last} and {self.step}")
+        parameters = self.method.named_parameters()
+        self.trace.close(self.step, [f"parameter {name!r}" for name, p in parameters if not bool(p.isfinite().all())])
+        data, n_classes = self.dataset, self.dataset.spec.n_classes
+        n_clusters = int(self.trial.config.get("components", n_classes))
         self.method.eval()
         with torch.no_grad():
-            self.method.finish(self.dataset.train)
-            scores = metrics.evaluate(
-                self.trial.task,
-                self.predictions(self.dataset.x_validation),
-                self.dataset.y_validation,
-                self.predictions(self.dataset.x_test),
-                self.dataset.y_test,
-                int(self.trial.config.get("components", self.dataset.spec.n_classes)),
-                self.dataset.spec.n_classes,
-            )
+            self.method.finish(data.train)
+            validation, test = self.predictions(data.x_validation), self.predictions(data.x_test)
         self.method.train()
-        self.curve.append({"step": self.step, "losses": losses, **scores})
+        scores = metrics.evaluate(
+            self.trial.task, validation, data.y_validation, test, data.y_test, n_clusters, n_classes
+        )
+        since = self.curve[-1]["step"] if self.curve else 0
+        self.curve.append({"step": self.step, "losses": self.trace.means(since), **scores})
+        self.confusion = {
+            name: metrics.contingency(pred, data.y_test, n_clusters, n_classes).tolist() for name, pred in test.items()
+        }
 
-    def predictions(self, x: Tensor) -> Tensor:
-        """The method's answers on stored examples, int64 [N], on the CPU."""
-        chunks = [self.method.predict(chunk.float() * self.dataset.scale) for chunk in torch.split(x, EVALUATED)]
-        return torch.cat(chunks).cpu()
+    def predictions(self, x: Tensor) -> dict[str, Tensor]:
+        """The method's answers on stored examples by classifier, int64 [N], on the CPU."""
+        chunks = [self.method.predictions(chunk.float() * self.dataset.scale) for chunk in torch.split(x, EVALUATED)]
+        return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]}
 
     # the outcome
 
@@ -200,10 +210,12 @@ class Run:
             "last": points[-1],
             "selected": {
                 **min(points, key=lambda point: point["validation"][key]),
-                "rule": f"lowest validation {key} error",
+                "rule": "lowest validation error" if key == "error" else f"lowest validation {key} error",
             },
             "best_on_test": {**min(points, key=lambda point: point["test"][key]), "comparable": False},
             "curve": self.curve,
+            "trace": self.trace.columns(),
+            "confusion": self.confusion,
             "weights_sha256": weights_digest(self.method),
         }
 

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 
 from bench import checkpoint, provenance, record
-from bench.data import SOURCES
-from bench.errors import UserError
+from bench.errors import Diverged, UserError
+from bench.sources import SOURCES
 from bench.suite import Trial
-from bench.trainer import Diverged, Run
+from bench.trainer import Run
 from bench.yaml_strict import build
 
 DONE, FAILED, USER_ERROR, UNFINISHED, BUSY = range(5)  # how a trial ended
@@ -35,7 +35,11 @@ DONE, FAILED, USER_ERROR, UNFINISHED, BUSY = range(5)  # how a trial ended
 
 @dataclass(frozen=True)
 class Job:
-    """What the dispatcher hands over; `seconds` is the time left, `checkpoint_every` the seconds between checkpoints."""
+    """What the dispatcher hands over.
+
+    `seconds` is the time left, `checkpoint_every` the seconds between checkpoints; with `keep_weights` the final weights and
+    buffers stay beside the record, in a file like a checkpoint with the suffix .weights.
+    """
 
     trial: Trial
     device: str
@@ -44,6 +48,7 @@ class Job:
     data_root: str | None = None
     checkpoint_every: float = 60.0
     seconds: float | None = None
+    keep_weights: bool = False
 
 
 class Stop:
@@ -119,6 +124,10 @@ def _run(job: Job, path: Path, stop: Stop) -> int:
     saved = path.with_suffix(".checkpoint")
     state, remarks = checkpoint.load(saved, job.trial.digest)
     made_by = {"threads": job.threads, "sources": facts["git"]["sources"]}
+    if state is not None and not current.fits(state):
+        checkpoint.set_aside(saved)
+        remarks.append("a checkpoint of other code was set aside; the trial began again")
+        state = None
     if state is not None:
         current.restore(state)
         remarks += [
@@ -143,9 +152,14 @@ def _run(job: Job, path: Path, stop: Stop) -> int:
         status, reason = "diverged", str(error)
     about = {**facts, "seconds": round(current.seconds, 3), "resumed": current.resumed, "remarks": remarks}
     result = current.result() if status in record.FINAL else None
-    record.write(path, record.new_record(job.trial, status, reason, result, _data_facts(current), about))
+    departures = current.method.departures()
+    record.write(path, record.new_record(job.trial, status, reason, result, _data_facts(current), about, departures))
     if status == "interrupted":
         return UNFINISHED
+    if job.keep_weights and status == "done":
+        checkpoint.save(
+            path.with_suffix(".weights"), {"digest": job.trial.digest, "module": current.method.state_dict()}
+        )
     checkpoint.remove(saved)
     return DONE
 
@@ -173,9 +187,14 @@ def say(**message: object) -> None:
 
 
 def _data_facts(run: Run) -> dict[str, Any]:
-    name = run.trial.data
-    note = SOURCES[name].note
-    return {"name": name, "digest": run.dataset.digest, "split_digest": run.dataset.split_digest, "note": note}
+    data = run.dataset
+    return {
+        "name": run.trial.data,
+        "digest": data.digest,
+        "split_digest": data.split_digest,
+        "note": SOURCES[run.trial.data].note,
+        "variant": data.variant or None,
+    }
 
 
 def _run_facts(job: Job) -> dict[str, Any]:
@@ -185,7 +204,7 @@ def _run_facts(job: Job) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else provenance.cpu_name(),
-        "precision": "fp32",
+        "precision": job.trial.precision,
         "engine": "eager",
         "threads": job.threads,
         "versions": provenance.versions(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ Tuple3 = tuple[Tensor, Tensor, Tensor]  # x, y, z
 class AMMConfig:
     """Knobs of AMM; where the paper is silent the default follows ALI (Dumoulin et al., 2016), whose game this extends."""
 
-    nets: Literal["mnist", "digits", "plane"] = "mnist"  # layer tables: models/<nets>.py
+    nets: Literal["mnist", "svhn", "digits", "plane"] = "mnist"  # layer tables: models/<nets>.py
     components: int = 10  # K (section 4.2)
     factorisation: Literal[6, 7, 15] = 7  # Eq. 7 as Tables 3 and 7 draw it; Eq. 6 as Algorithm 1 writes it; Eq. 15
     prior: Kind = "learned"  # p(z | y), Table 4
@@ -37,6 +37,9 @@ class AMMConfig:
     penalty: Literal["gradient", "roth", "none"] = "gradient"  # Eq. 18; Roth et al. (2017), whose γ is the weight
     penalty_weight: float = 10.0  # λ for MNIST (section 4.1)
     penalty_dropout: bool = True  # D keeps its dropout while the penalty is taken; not said in the paper
+    penalty_between: Literal["sides", "origins"] = (
+        "sides"  # q's and p's tuples, which D compares; section 4.1's wording
+    )
     schedule: Literal["simultaneous", "alternating"] = "simultaneous"  # section 2.3, ALI
     d_steps: int = 1  # updates of D per update of the generators, alternating only; not said in the paper
     saturating: bool = False  # generators minimise Eq. 13 itself instead of Algorithm 2's losses
@@ -46,12 +49,15 @@ class AMMConfig:
     beta2: float = 0.999  # Kingma & Ba; not said in the paper
     momentum: float = 0.1  # of running statistics; PyTorch's default
     init_std: float = 0.02  # kernels ~ N(0, init_std²) (section 4)
+    pool_first: bool = False  # pool before normalisation and activation, as the columns stand in Tables 7 and 10
 
     def __post_init__(self) -> None:
         if self.d_steps < 1:
             raise ValueError(f"d_steps must be at least 1, got {self.d_steps}")
         if self.schedule == "simultaneous" and self.d_steps != 1:
             raise ValueError("d_steps other than 1 needs schedule: alternating")
+        if self.penalty_between != "sides" and self.penalty != "gradient":
+            raise ValueError("penalty_between other than sides needs penalty: gradient")
 
 
 class AMM(Method):
@@ -63,7 +69,7 @@ class AMM(Method):
         super().__init__(config, spec, noise)
         c = config
         nets = importlib.import_module(f"models.{c.nets}")
-        options = {"momentum": c.momentum, "std": c.init_std}
+        options: dict[str, Any] = {"momentum": c.momentum, "std": c.init_std, "pool_first": c.pool_first}
         k = c.components
 
         if c.factorisation == 6:  # Gy(x) and Gz(x, Gy(x))
@@ -73,7 +79,7 @@ class AMM(Method):
             self.encoder = Net(nets.ENCODER if c.factorisation == 7 else nets.ENCODER_15, k, noise, **options)
         self.prior = build_prior(c.prior, nets, k, c.separation, noise, **options)  # Gz(y)
         self.decoder = Net(nets.DECODER, k, noise, **options)  # Gx(y, Gz(y))
-        self.discriminator = Net(nets.DISCRIMINATOR, k, noise, std=c.init_std)
+        self.discriminator = Net(nets.DISCRIMINATOR, k, noise, std=c.init_std, pool_first=c.pool_first)
 
         self.d_parameters = list(self.discriminator.parameters())
         self.g_parameters = [p for name, p in self.named_parameters() if not name.startswith("discriminator")]
@@ -104,21 +110,27 @@ class AMM(Method):
         y = one_hot(category, self.config.components)[:, :, None, None]
         return self.decoder(noise, y=y, z=z)["x"], y, z
 
+    def tuples(self, batch: Batch) -> tuple[Tuple3, Tuple3]:
+        """What the game compares: as many tuples of the inference side, q, as of the synthesis side, p."""
+        return self.inferred(batch.x, batch.noise), self.synthesised(len(batch.x), batch.noise)
+
     # the game
 
     def logits(self, q: Tuple3, p: Tuple3, noise: Noise) -> tuple[Tensor, Tensor]:
         """D's logits of both sides, [B] each, in one pass: D has no batch normalisation, so its rows are independent."""
         x, y, z = (torch.cat(pair) for pair in zip(q, p, strict=True))
-        logit_q, logit_p = self.discriminator(noise, x=x, y=y, z=z)["p"].flatten().chunk(2)
+        logit_q, logit_p = self.discriminator(noise, x=x, y=y, z=z)["p"].flatten().float().chunk(2)
         return logit_q, logit_p
 
     def penalty(self, q: Tuple3, p: Tuple3, noise: Noise) -> Tensor:
         """λ times Eq. 18, or the regulariser that the Config names."""
         c = self.config
+        if c.penalty_between == "origins":  # real or prior samples (x, y, z), synthesised or inferred samples (x̃, ŷ, ẑ)
+            q, p = (q[0], *p[1:]), (p[0], *q[1:])
         dropout = noise if c.penalty_dropout else None
 
         def logit(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-            return self.discriminator(dropout, x=x, y=y, z=z)["p"].flatten()
+            return self.discriminator(dropout, x=x, y=y, z=z)["p"].flatten().float()
 
         if c.penalty == "gradient":
             return c.penalty_weight * gradient_penalty(logit, q, p, noise.uniform(len(q[0])))
@@ -130,7 +142,7 @@ class AMM(Method):
         """One pass of Algorithm 1's loop body on M examples x, [M, C, H, W]."""
         if self.config.schedule == "alternating":
             return self._alternate(batch)
-        q, p = self.inferred(batch.x, batch.noise), self.synthesised(len(batch.x), batch.noise)
+        q, p = self.tuples(batch)
         logit_q, logit_p = self.logits(q, p, batch.noise)
         l_d, penalty = discriminator_loss(logit_q, logit_p), self.penalty(q, p, batch.noise)
         l_q, l_p = self._generator_losses(logit_q, logit_p)
@@ -145,10 +157,10 @@ class AMM(Method):
         noise = batch.noise
         for _ in range(self.config.d_steps):
             with torch.no_grad():
-                q, p = self.inferred(batch.x, noise), self.synthesised(len(batch.x), noise)
+                q, p = self.tuples(batch)
             l_d, penalty = discriminator_loss(*self.logits(q, p, noise)), self.penalty(q, p, noise)
             _step(self.d_adam, self.d_parameters, torch.autograd.grad(l_d + penalty, self.d_parameters))
-        logit_q, logit_p = self.logits(self.inferred(batch.x, noise), self.synthesised(len(batch.x), noise), noise)
+        logit_q, logit_p = self.logits(*self.tuples(batch), noise)
         l_q, l_p = self._generator_losses(logit_q, logit_p)
         _step(self.g_adam, self.g_parameters, torch.autograd.grad(l_q + l_p, self.g_parameters))
         return _report(l_d, penalty, l_q, l_p, logit_q, logit_p)
@@ -161,11 +173,12 @@ class AMM(Method):
 
     def predict(self, x: Tensor) -> Tensor:
         """The category with the largest μ_y(x), int64 [B]."""
-        return self.encode(x, None)["yμ"].flatten(1).argmax(1)
+        return self.predictions(x)["predict"]
 
-    def predict_from_z(self, x: Tensor) -> Tensor:
-        """Eq. 19 on μ_z(x), int64 [B]."""
-        return self.prior.classify(self.embed(x))
+    def predictions(self, x: Tensor) -> dict[str, Tensor]:
+        """Both classifiers of section 4.3.2: `predict`'s, and as "bayes" Eq. 19 on μ_z(x)."""
+        h = self.encode(x, None)
+        return {"predict": h["yμ"].flatten(1).argmax(1), "bayes": self.prior.classify(h["zμ"].flatten(1))}
 
     def embed(self, x: Tensor) -> Tensor:
         """μ_z(x), [B, d]."""

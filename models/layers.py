@@ -29,13 +29,16 @@ PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
 class Layer(nn.Module):
     """One row with weights or without: dropout on its input, convolution, batch normalisation, activation, pooling.
 
+    With `pool_first` pooling comes before batch normalisation, in the order of the tables' columns.
     A convolution that sees or makes a single position is computed as the matrix product that it is, and so is, on a CPU,
     one with few inputs, such as a first layer on grey images.
     """
 
-    def __init__(self, row: Row, inputs: int, transposed: bool, bias: bool, momentum: float) -> None:
+    def __init__(
+        self, row: Row, inputs: int, transposed: bool, bias: bool, momentum: float, pool_first: bool = False
+    ) -> None:
         super().__init__()
-        self.row, self.transposed = row, transposed
+        self.row, self.transposed, self.pool_first = row, transposed, pool_first
         a, b = (inputs, row.channels) if transposed else (row.channels, inputs)
         self.weight = nn.Parameter(torch.empty(a, b, row.width, row.width)) if row.width else None
         self.bias = nn.Parameter(torch.zeros(row.channels)) if row.width and bias else None
@@ -45,9 +48,14 @@ class Layer(nn.Module):
         if self.row.dropout and noise is not None and self.training:
             x = x * noise.keep(x, self.row.dropout)
         x = self.linear(x)
+        if self.pool_first:
+            x = self._pool(x)
         if self.norm is not None:
             x = self.norm(x)
         x = self._activate(x, noise)
+        return x if self.pool_first else self._pool(x)
+
+    def _pool(self, x: Tensor) -> Tensor:
         if not self.row.pool:
             return x
         size = int(self.row.pool[3:])
@@ -59,6 +67,9 @@ class Layer(nn.Module):
         if weight is None:
             return x
         n, _, height, width = x.shape
+        if self.row.padding:
+            convolve = F.conv_transpose2d if self.transposed else F.conv2d
+            return convolve(x, weight, self.bias, self.row.stride, self.row.padding)
         if self.transposed and height == width == 1:  # every output position is a product with its own slice
             out = (x.flatten(1) @ weight.flatten(1)).view(n, -1, self.row.width, self.row.width)
             return out if self.bias is None else out + self.bias[:, None, None]
@@ -99,15 +110,20 @@ class Net(nn.Module):
         k: number of categories.
         noise: draws the kernels from N(0, std^2); biases start at 0 (section 4 of the paper).
         momentum: of the running statistics of batch normalisation.
+        pool_first: pool before batch normalisation instead of after the activation.
     """
 
-    def __init__(self, table: Table, k: int, noise: Noise, momentum: float = 0.1, std: float = 0.02) -> None:
+    def __init__(
+        self, table: Table, k: int, noise: Noise, momentum: float = 0.1, std: float = 0.02, pool_first: bool = False
+    ) -> None:
         super().__init__()
         self.rows = table.rows(k)
+        self.departures = table.departures()
         self.sizes = {
             row.name: (row.channels, *2 * (table.sizes.get(row.name, 1),)) for row in self.rows if not row.inputs
         }
         channels = {row.name: row.channels for row in self.rows}
+        self.needs: dict[tuple[str, ...], frozenset[str]] = {}
         self.layers = nn.ModuleDict()
         for row in self.rows:
             if row.inputs:
@@ -115,32 +131,46 @@ class Net(nn.Module):
                 if row.join == "|":
                     inputs = sum(channels[name] for name in row.inputs)
                 bias = _needs_bias(row, self.rows)
-                self.layers[row.name] = Layer(row, inputs, table.transposed, bias, momentum)
+                self.layers[row.name] = Layer(row, inputs, table.transposed, bias, momentum, pool_first)
         for parameter in self.parameters():
             if parameter.ndim == 4:
                 parameter.data = noise.normal(*parameter.shape).mul_(std)
         # convolutions on a CPU are about 1.3 times as fast with channels last, and so are they in half precision on a GPU
         self.to(noise.device).to(memory_format=torch.channels_last)
 
-    def forward(self, noise: Noise | None, **inputs: Tensor) -> dict[str, Tensor]:
-        """All rows by name, each [B, channels, height, width].
+    def forward(self, noise: Noise | None, *wanted: str, **inputs: Tensor) -> dict[str, Tensor]:
+        """Rows by name, each [B, channels, height, width].
 
         Args:
             noise: dropout masks (in training mode) and ExpN draw from it; None leaves both out, ExpN is 0 then.
-            inputs: one tensor for each input of the table; [B, channels] is read as one position.
+            wanted: the rows that are needed, which with all that they depend on are computed; all rows if none is named.
+            inputs: one tensor for each input that these rows read; [B, channels] is read as one position.
         """
-        values = {name: _as_image(inputs[name], size) for name, size in self.sizes.items()}
-        n = len(next(iter(values.values())))
+        needed = self._needed(wanted)
+        values = {name: _as_image(inputs[name], size) for name, size in self.sizes.items() if name in needed}
+        first = next(iter(values.values()))
         for row in self.rows:
-            if not row.inputs:
+            if not row.inputs or row.name not in needed:
                 continue
             if row.inputs == ("zeros",):
-                parts = [torch.zeros(n, row.channels, 1, 1, device=next(iter(values.values())).device)]
+                parts = [torch.zeros(len(first), row.channels, 1, 1, device=first.device)]
             else:
                 parts = [values[name] for name in row.inputs]
             joined = torch.cat(parts, 1) if row.join == "|" else sum(parts[1:], parts[0])
             values[row.name] = self.layers[row.name](joined, noise)
         return values
+
+    def _needed(self, wanted: tuple[str, ...]) -> frozenset[str]:
+        """Names of the rows that `wanted` depends on, itself included; of all rows for an empty `wanted`."""
+        if wanted not in self.needs:
+            unknown = set(wanted) - {row.name for row in self.rows}
+            if unknown:
+                raise KeyError(f"no rows {sorted(unknown)} in this network")
+            needed = set(wanted or (row.name for row in self.rows))
+            for row in reversed(self.rows):
+                needed |= set(row.inputs) if row.name in needed else set()
+            self.needs[wanted] = frozenset(needed)
+        return self.needs[wanted]
 
     @torch.no_grad()
     def summary(self) -> list[tuple[str, tuple[int, ...], int]]:
@@ -168,8 +198,7 @@ def describe(table: Table, k: int = 10) -> str:
     for line, (_, shape, count) in zip(lines[1:], net.summary(), strict=True):
         shown.append(f"{line.ljust(width)}  {'x'.join(map(str, shape)):<13}  {count:>10,}")
     total = f"{sum(p.numel() for p in net.parameters()):,}"
-    notes = [f"{a.row}.{a.column}: printed {a.printed!r}, built {a.built!r}: {a.reason}" for a in table.amendments]
-    return "\n".join([table.title, *shown, f"{total} parameters in all, k = {k}", *notes])
+    return "\n".join([table.title, *shown, f"{total} parameters in all, k = {k}", *net.departures])
 
 
 def main(arguments: list[str]) -> int:

@@ -81,11 +81,13 @@ class Method(nn.Module):
             `components` is the number of clusters, K; without one there are as many as classes.
         graphable: False when `update` synchronises with the host and so cannot be captured as a graph.
         iterative: False for a method that learns in `finish` alone; the bench then takes no steps.
+        needs_labels: True for a method that cannot learn without labelled examples.
     """
 
     Config: ClassVar[type[Any]]
     graphable: ClassVar[bool] = True
     iterative: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
 
     def __init__(self, config: Any, spec: Spec, noise: Noise) -> None:
         """Nets and optimisers. `noise` initialises the parameters."""
@@ -112,6 +114,15 @@ class Method(nn.Module):
         The bench calls `eval()` first, here and before `finish`, and takes no gradients.
         """
         raise TypeError(f"{type(self).__name__} does not predict")
+
+    def predictions(self, x: Tensor) -> dict[str, Tensor]:
+        """All answers that a record scores, by name: `predict`'s, and those of a method's further classifiers."""
+        return {"predict": self.predict(x)}
+
+    def departures(self) -> list[str]:
+        """Footnotes for the record, each a difference from the published description; by default those of its networks."""
+        found = [text for part in self.children() for text in getattr(part, "departures", ())]
+        return list(dict.fromkeys(found))
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers found among the attributes, by name."""

@@ -42,7 +42,7 @@ class Noise:
         n = like.numel()
         words = torch.empty(-(-n // 4), dtype=torch.int64, device=self.device)
         bits = words.random_(-(2**63), None, generator=self.generator).view(torch.int16)[:n]
-        mask = bits.float().ge_(round(p * 2**16) - 2**15).mul_(1.0 / (1.0 - p))
+        mask = bits.float().ge_(round(p * 2**16) - 2**15).mul_(1.0 / (1.0 - p)).to(like.dtype)
         if like.is_contiguous() or like.ndim != 4:
             return mask.view(like.shape)
         n_images, channels, height, width = like.shape

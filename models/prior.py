@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class MixturePrior(nn.Module):
         return bayes_classify(z, mean, log_variance, self.p_y)
 
 
-def build_prior(kind: Kind, nets: object, k: int, separation: float, noise: Noise, **options: float) -> MixturePrior:
+def build_prior(kind: Kind, nets: object, k: int, separation: float, noise: Noise, **options: Any) -> MixturePrior:
     """The prior that a Config names.
 
     Args:

@@ -37,6 +37,7 @@ class Row:
         inputs: names of earlier rows; empty for an input of the network; ("zeros",) for a constant 0.
         join: "+" for a sum, "|" for a concatenation along channels.
         width: kernel width; 0 for a row without weights.
+        padding: zeros around the row's input; a width such as "3 same" keeps height and width.
         pool: "Max2", "Avg6" and the like, or "".
         dropout: probability with which an element of the layer's input is dropped.
         activation: "", "ExpN", "Leak" (with `slope`), or a key of ACTIVATIONS.
@@ -53,6 +54,7 @@ class Row:
     batchnorm: bool
     activation: str
     slope: float
+    padding: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,17 @@ class Table:
         _check(self.title, rows)
         return rows
 
+    def departures(self) -> list[str]:
+        """The amendments as footnotes, one for each reason."""
+        reasons = dict.fromkeys(amendment.reason for amendment in self.amendments)
+        return [self._footnote(reason) for reason in reasons]
+
+    def _footnote(self, reason: str) -> str:
+        meant = [amendment for amendment in self.amendments if amendment.reason == reason]
+        rows = ", ".join(dict.fromkeys(amendment.row for amendment in meant))
+        cells = ", ".join(dict.fromkeys(f"{a.column} {a.built!r} for the printed {a.printed!r}" for a in meant))
+        return f"{self.title.partition('.')[0]}, {rows}: {cells}: {reason}."
+
     def lines(self) -> list[str]:
         """The printed lines, header first, without indentation and blank lines."""
         return [line.strip() for line in self.text.splitlines() if line.strip()]
@@ -121,7 +134,7 @@ def _row(title: str, cells: dict[str, str], k: int) -> Row:
     name = read("Name", r"\w+", "a name").group()
     given = read("Input", r"-|\w+(?: \+ \w+)*|\w+(?: \| \w+)*", "'-', a name, 'a + b' or 'a | b'").group()
     channels = read("Channels", r"k|[1-9]\d*", "a number of channels or k").group()
-    width = read("Width", r"-|[1-9]\d*", "a width or '-'").group()
+    width = read("Width", r"-|([1-9]\d*)( same)?", "a width, 'WIDTH same' or '-'")
     stride = read("Stride", r"-|[1-9]\d*|(?:Max|Avg)[1-9]\d*", "a stride, MaxN, AvgN or '-'").group()
     dropout = read("Dropout", r"-|0\.\d+", "a probability or '-'").group()
     batchnorm = read("BatchNorm", r"-|yes", "'yes' or '-'").group()
@@ -132,13 +145,14 @@ def _row(title: str, cells: dict[str, str], k: int) -> Row:
         inputs=() if given == "-" else tuple(re.split(r" [+|] ", given)),
         join="|" if "|" in given else "+",
         channels=k if channels == "k" else int(channels),
-        width=0 if width == "-" else int(width),
+        width=int(width.group(1) or 0),
         stride=int(stride) if stride.isdigit() else 1,
         pool=stride if stride[:3] in ("Max", "Avg") else "",
         dropout=0.0 if dropout == "-" else float(dropout),
         batchnorm=batchnorm == "yes",
         activation=activation.group().split()[0].replace("-", ""),
         slope=float(activation.group(1) or 0),
+        padding=int(width.group(1)) // 2 if width.group(2) else 0,
     )
 
 
@@ -164,6 +178,8 @@ def _problem(row: Row, channels: dict[str, int]) -> str:
     missing = [name for name in row.inputs if name not in channels]
     if missing:
         return f"reads {missing}, which no earlier row defines"
+    if row.padding and (row.width % 2 == 0 or row.stride != 1):
+        return "cannot keep its size: that takes an odd width and stride 1"
     if not row.width and (row.dropout or row.stride != 1):
         return "has no width, so no stride and no dropout"
     got = [channels[name] for name in row.inputs]

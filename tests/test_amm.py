@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.amm import AMM, AMMConfig, Tuple3
 from models.latent import one_hot
+from models.layers import Layer
 from models.method import Batch, Spec
 from models.noise import Noise
 
@@ -17,6 +18,7 @@ SPECS = {
     "plane": Spec("plane", (2, 1, 1), 3),
     "digits": Spec("digits", (1, 8, 8), 10),
     "mnist": Spec("mnist", (1, 28, 28), 10),
+    "svhn": Spec("svhn", (3, 32, 32), 10),
 }
 PLAIN: dict[str, Any] = {"components": 3, "init_std": 0.3}
 
@@ -289,6 +291,26 @@ def test_penalty_weight_multiplies(penalty: str) -> None:
     assert _update(_amm(**PLAIN, penalty="none"), _x())["penalty"] == 0
 
 
+@pytest.mark.parametrize("factorisation", [6, 7])
+def test_penalty_between_origins_pairs_real_and_prior_with_synthesised_and_inferred(factorisation: int) -> None:
+    """Section 4.1's (x, y, z) and (x̃, ŷ, ẑ), pair by pair; the losses of the game still compare q with p."""
+    config = {**PLAIN, "factorisation": factorisation}
+    origins, sides = (_amm(**config, penalty_between=between) for between in ("origins", "sides"))
+    by_hand, noise = _amm(**config), Noise.seeded(3)
+    losses, others = _update(origins, _x()), _update(sides, _x())
+    (x, y_hat, z_hat), (x_tilde, y, z) = _inferred(by_hand, _x(), noise), _synthesised(by_hand, 16, noise)
+    total = torch.zeros(())
+    for i, u in enumerate(noise.uniform(16)):
+        pairs = ((x, x_tilde), (y, y_hat), (z, z_hat))
+        point = [(u * a[i : i + 1] + (1 - u) * b[i : i + 1]).detach().requires_grad_() for a, b in pairs]
+        gradients = torch.autograd.grad(_logit(by_hand, *point).sum(), point)
+        total += (torch.cat([g.flatten() for g in gradients]).norm() - 1) ** 2
+    assert losses["penalty"].item() == pytest.approx(10.0 * total.item() / 16, rel=1e-4)
+    assert losses["penalty"].item() != pytest.approx(others["penalty"].item(), rel=1e-3)
+    for name in ("d", "q", "p", "logit_q", "logit_p"):
+        assert torch.equal(losses[name], others[name])
+
+
 # variants
 
 
@@ -298,6 +320,7 @@ VARIANTS: list[dict[str, Any]] = [
     *({"penalty": p} for p in ("gradient", "roth", "none")),
     *({"y_sample": "straight_through", "factorisation": f} for f in (6, 7)),
     {"penalty_dropout": False},
+    {"penalty_between": "origins"},
     {"saturating": True},
     {"schedule": "alternating", "d_steps": 2, "factorisation": 6, "prior": "fixed"},
     {"schedule": "alternating", "penalty": "none"},
@@ -324,6 +347,19 @@ def test_the_mnist_networks_take_a_step() -> None:
     losses = _update(model, _x("mnist", 4))
     assert all(bool(torch.isfinite(v)) for v in losses.values())
     assert losses["d"].item() == pytest.approx(1.386, abs=0.1)  # 2 log 2 while D knows nothing
+
+
+@pytest.mark.parametrize("factorisation", [6, 7])
+def test_pool_first_reaches_the_networks(factorisation: int) -> None:
+    """Table 7 pools before batch normalisation then; nothing else differs, the kernels least."""
+    first, last = (_amm("svhn", factorisation=factorisation, init_std=0.1, pool_first=f) for f in (True, False))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), last.parameters(), strict=True))
+    named = [(name, layer) for name, layer in first.named_modules() if isinstance(layer, Layer)]
+    assert {layer.pool_first for name, layer in named if name.startswith("encoder")} == {True}
+    assert not any(layer.pool_first for layer in last.modules() if isinstance(layer, Layer))
+    with torch.no_grad():
+        z, other = (model.encode(_x("svhn", 2), None)["zμ"] for model in (first, last))
+    assert (z - other).abs().max() > 1e-3 * other.abs().max()
 
 
 @pytest.mark.parametrize("nets", ["plane", "digits"])
@@ -369,9 +405,9 @@ def test_answers_have_their_shapes_and_do_not_vary(nets: str, factorisation: int
     model = _amm(nets, factorisation=factorisation, init_std=0.2).eval()
     x, d = _x(nets, 6), {"plane": 2, "digits": 16, "mnist": 64}[nets]
     with torch.no_grad():
-        first = [model.predict(x), model.predict_from_z(x), model.embed(x), model.reconstruct(x)]
+        first = [*model.predictions(x).values(), model.embed(x), model.reconstruct(x)]
         _ = model.sample(torch.zeros(2, dtype=torch.int64), Noise.seeded(13))
-        again = [model.predict(x), model.predict_from_z(x), model.embed(x), model.reconstruct(x)]
+        again = [*model.predictions(x).values(), model.embed(x), model.reconstruct(x)]
         samples = [model.sample(torch.tensor([0, 9, 3, 3]), Noise.seeded(s)) for s in (14, 14, 15)]
     assert [tuple(t.shape) for t in first] == [(6,), (6,), (6, d), tuple(x.shape)]
     assert first[0].dtype == first[1].dtype == torch.int64
@@ -390,13 +426,31 @@ def test_predict_is_the_largest_mean_whatever_the_rest_of_the_batch() -> None:
     assert len(whole.unique()) > 1
 
 
-def test_predict_from_z_is_the_nearest_mean_of_a_uniform_spherical_mixture() -> None:
+def test_bayes_is_the_nearest_mean_of_a_uniform_spherical_mixture() -> None:
     model = _amm("digits", init_std=0.3, prior="fixed").eval()
     x = _x("digits", 40)
     with torch.no_grad():
         nearest = torch.cdist(model.embed(x), model.prior.moments()[0]).argmin(1)
-        assert torch.equal(model.predict_from_z(x), nearest)
+        assert torch.equal(model.predictions(x)["bayes"], nearest)
     assert len(nearest.unique()) > 1
+
+
+@pytest.mark.parametrize("factorisation", [6, 7, 15])
+def test_predictions_are_both_classifiers_on_the_means(factorisation: int) -> None:
+    """The y-branch by its largest mean, the z-branch by Eq. 19 with the p(y) of the prior."""
+    model = _amm("digits", init_std=0.2, prior="fixed", separation=1.0, factorisation=factorisation).eval()
+    p_y = torch.tensor([0.3, 0.02, 0.2, 0.02, 0.2, 0.02, 0.2, 0.02, 0.01, 0.01])
+    model.prior.p_y.copy_(p_y)
+    x = _x("digits", 40) * 4 - 2
+    with torch.no_grad():
+        answers, h = model.predictions(x), model.encode(x, None)
+        assert torch.equal(model.predict(x), answers["predict"])
+    assert list(answers) == ["predict", "bayes"]
+    assert torch.equal(answers["predict"], h["yμ"].flatten(1).argmax(1))
+    distance = torch.cdist(h["zμ"].flatten(1).double(), model.prior.moments()[0].double())
+    assert torch.equal(answers["bayes"], (p_y.log() - 0.5 * distance.square()).argmax(1))
+    assert not torch.equal(answers["bayes"], distance.argmin(1))
+    assert not torch.equal(answers["bayes"], answers["predict"])
 
 
 @pytest.mark.parametrize("k", [20, 30])

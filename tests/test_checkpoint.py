@@ -36,7 +36,9 @@ def _state(step: int) -> dict[str, Any]:
         "optimizers": {"adam": adam.state_dict()},
         "noise": generator.get_state(),
         "order": torch.randperm(5, generator=generator),
-        "totals": {"loss": torch.tensor(1.5)},
+        "labelled_order": torch.randperm(7, generator=generator)[3:],
+        "trace": {"totals": {"loss": torch.tensor(1.5)}, "step": 2, "points": [{"step": 1, "loss": 0.1}]},
+        "confusion": {"predict": [[3, 0], [1, 2]]},
         "curve": [{"step": 1, "losses": {"loss": 0.1 + 0.2}, "test": {"majority": 1e-17}}],
         "prepared": True,
         "seconds": 0.1,
@@ -182,6 +184,21 @@ def test_a_full_disk_loses_no_state(two: Path, monkeypatch: pytest.MonkeyPatch) 
             checkpoint.save(two, _state(3))
         state, remarks = checkpoint.load(two, DIGEST)
         assert state is not None and (state["step"], remarks) == (2, [])
+
+
+def test_what_a_trial_cannot_go_on_from_is_set_aside_whole(two: Path) -> None:
+    names = (two.name, f"{two.name}.previous")
+    before = {name: two.with_name(name).read_bytes() for name in names}
+    checkpoint.set_aside(two)
+    assert {entry.name: entry.read_bytes() for entry in two.parent.iterdir()} == {
+        f"{name}.bad": content for name, content in before.items()
+    }
+    assert checkpoint.load(two, DIGEST) == (None, [])
+    checkpoint.set_aside(two)  # nothing there is no error
+    checkpoint.save(two, _state(3))
+    checkpoint.set_aside(two)
+    state = checkpoint.load(two.with_name(f"{two.name}.bad"), DIGEST)[0]
+    assert state is not None and state["step"] == 3
 
 
 def test_remove_takes_both_away(two: Path) -> None:

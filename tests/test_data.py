@@ -1,26 +1,24 @@
-"""Datasets: splits depend on the split seed alone, stored bytes are checked, nothing half-written stays."""
+"""Datasets: what the embedded ones hold, and splits that depend on the split seed alone."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import socket
-from pathlib import Path
-from urllib.error import URLError
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from bench import data
-from bench.data import SOURCES, Dataset
+from bench import data, sources
+from bench.data import Dataset
 from bench.errors import UserError
+from bench.official import Stored
+from bench.sources import SOURCES
 from models.noise import Noise
 
-Files = dict[str, bytes]
-Patch = pytest.MonkeyPatch
-MIRROR = "torchvision.datasets.mnist.download_and_extract_archive"
 SMALL = ["digits", "plane", "synthetic"]
+FIXED = ["ali", "train", "extra"]
+N, HELD_OUT = 150, 50  # of the house numbers below
 
 
 def _load(name: str, seed: int = 1, validation: int = 60, labels: int = 0, **more: object) -> Dataset:
@@ -37,40 +35,7 @@ def _stripe(x: Tensor) -> Tensor:
     return x.sum(dim=(1, 3)).argmax(dim=1) // 2
 
 
-def _idx(x: Tensor) -> bytes:
-    """A tensor in the IDX format of bytes."""
-    x = x.to(torch.uint8)
-    return bytes([0, 0, 8, x.ndim]) + b"".join(n.to_bytes(4, "big") for n in x.shape) + x.numpy().tobytes()
-
-
-def _write(root: Path, contents: Files) -> Path:
-    raw = root / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, content in contents.items():
-        (raw / name).write_bytes(content)
-    return raw
-
-
-@pytest.fixture
-def fake(monkeypatch: Patch, tmp_path: Path) -> Files:
-    """Tiny files that pass for the official ones, no data root in the environment, and no network."""
-    contents: Files = {}
-    for part, n in (("train", 40), ("t10k", 10)):
-        pixels = torch.randint(256, (n, 28, 28), generator=torch.Generator().manual_seed(n))
-        contents |= {f"{part}-images-idx3-ubyte": _idx(pixels), f"{part}-labels-idx1-ubyte": _idx(torch.arange(n) % 10)}
-    known = {name: (len(contents[name]), hashlib.sha256(contents[name]).hexdigest()) for name in data.MNIST_FILES}
-    monkeypatch.setattr(data, "MNIST_FILES", known)
-    monkeypatch.delenv("AMM_DATA_ROOT", raising=False)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(socket, "socket", None)
-    return contents
-
-
-def _message(**arguments: object) -> str:
-    with pytest.raises(UserError) as caught:
-        _load("mnist", validation=5, **arguments)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+# the embedded sets
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -83,40 +48,7 @@ def test_sets_are_what_their_source_says(name: str) -> None:
     assert (found.spec.data, found.spec.shape, found.spec.n_classes) == (name, source.shape, source.n_classes)
     assert found.scale == found.train.scale == source.scale
     assert found.train.x_labelled is None and found.train.y_labelled is None
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_split_is_a_partition_of_the_training_examples(name: str) -> None:
-    whole, found = _load(name, validation=0), _load(name, validation=60)
-    assert len(found.x_validation) == len(found.y_validation) == 60 and len(whole.y_validation) == 0
-    together = torch.cat([found.x_validation, found.train.x])
-    assert _rows(together) == _rows(whole.train.x)
-    assert not set(_rows(together)) & set(_rows(found.x_test))
-
-
-def test_split_depends_on_the_seed_alone() -> None:
-    worn, before = Noise.seeded(5), torch.get_rng_state()
-    worn.normal(1000)
-    first, same, other = _load("digits", 3, labels=9), _load("digits", 3, labels=9, noise=worn), _load("digits", 4)
-    assert same.train.noise is worn and torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(first.x_validation, same.x_validation) and torch.equal(first.train.x, same.train.x)
-    assert first.train.x_labelled is not None and same.train.x_labelled is not None
-    assert torch.equal(first.train.x_labelled, same.train.x_labelled)
-    assert first.split_digest == same.split_digest != other.split_digest
-    assert not torch.equal(first.x_validation, other.x_validation)
-    assert first.digest == other.digest and torch.equal(first.x_test, other.x_test)
-
-
-def test_split_digest_tells_validation_from_labelled() -> None:
-    assert len({_load("digits", 1, v, n).split_digest for v, n in ((0, 0), (10, 0), (0, 10), (5, 5))}) == 4
-
-
-def test_labelled_examples_come_with_their_own_classes_from_outside_validation() -> None:
-    found = _load("synthetic", labels=24)
-    x, y = found.train.x_labelled, found.train.y_labelled
-    assert x is not None and y is not None and x.dtype == torch.uint8 and x.shape == (24, 1, 8, 8)
-    assert set(_rows(x)) <= set(_rows(found.train.x)) - set(_rows(found.x_validation))
-    assert torch.equal(_stripe(x), y) and torch.equal(_stripe(found.x_validation), found.y_validation)
+    assert found.variant == {} and source.splits == ("random",) and source.n_extra == 0
 
 
 def test_class_counts() -> None:
@@ -155,96 +87,197 @@ def test_take_and_batches_give_floats_in_the_unit_interval(name: str) -> None:
     assert train.x.dtype == torch.uint8
 
 
+# the split "random"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_split_is_a_partition_of_the_training_examples(name: str) -> None:
+    whole, found = _load(name, validation=0), _load(name, validation=60)
+    assert len(found.x_validation) == len(found.y_validation) == 60 and len(whole.y_validation) == 0
+    together = torch.cat([found.x_validation, found.train.x])
+    assert _rows(together) == _rows(whole.train.x)
+    assert not set(_rows(together)) & set(_rows(found.x_test))
+
+
+def test_split_depends_on_the_seed_alone() -> None:
+    worn, before = Noise.seeded(5), torch.get_rng_state()
+    worn.normal(1000)
+    first, same, other = _load("digits", 3, labels=9), _load("digits", 3, labels=9, noise=worn), _load("digits", 4)
+    assert same.train.noise is worn and torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.x_validation, same.x_validation) and torch.equal(first.train.x, same.train.x)
+    assert first.train.x_labelled is not None and same.train.x_labelled is not None
+    assert torch.equal(first.train.x_labelled, same.train.x_labelled)
+    assert first.split_digest == same.split_digest != other.split_digest
+    assert not torch.equal(first.x_validation, other.x_validation)
+    assert first.digest == other.digest and torch.equal(first.x_test, other.x_test)
+
+
+def test_split_digest_tells_validation_from_labelled() -> None:
+    assert len({_load("digits", 1, v, n).split_digest for v, n in ((0, 0), (10, 0), (0, 10), (5, 5))}) == 4
+
+
+def _hashed(name: str, *indices: Tensor) -> str:
+    """A split digest, written out."""
+    text = name.encode()
+    for index in indices:
+        text += f"|torch.int64({len(index)},)|".encode() + index.numpy().astype("<i8").tobytes()
+    return hashlib.sha256(text).hexdigest()
+
+
+def test_random_split_is_the_head_of_a_permutation() -> None:
+    """Records that were made before there were other splits carry this digest."""
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(7))
+    held_out, labelled, rest = order[:60].sort()[0], order[60:84].sort()[0], order[60:].sort()[0]
+    every, found = _load("synthetic", validation=0).train.x, _load("synthetic", 7, labels=24)
+    assert found.split_digest == _hashed("split", held_out, labelled)
+    assert torch.equal(found.x_validation, every[held_out]) and torch.equal(found.train.x, every[rest])
+    assert found.train.x_labelled is not None and torch.equal(found.train.x_labelled, every[labelled])
+
+
+def test_labelled_examples_come_with_their_own_classes_from_outside_validation() -> None:
+    found = _load("synthetic", labels=24)
+    x, y = found.train.x_labelled, found.train.y_labelled
+    assert x is not None and y is not None and x.dtype == torch.uint8 and x.shape == (24, 1, 8, 8)
+    assert set(_rows(x)) <= set(_rows(found.train.x)) - set(_rows(found.x_validation))
+    assert torch.equal(_stripe(x), y) and torch.equal(_stripe(found.x_validation), found.y_validation)
+
+
 @pytest.mark.parametrize(("validation", "labels"), [(-1, 0), (300, 0), (200, 101), (0, -1)])
 def test_numbers_out_of_range(validation: int, labels: int) -> None:
     with pytest.raises(UserError, match=f"{'labels' if labels else 'validation'}: .*synthetic.* from 0 to"):
         _load("synthetic", validation=validation, labels=labels)
     assert len(_load("synthetic", validation=200, labels=100).train) == 100
-    with pytest.raises(UserError, match="'mnits'.*mnist, digits"):
+    with pytest.raises(UserError, match="'mnits'.*mnist, svhn, digits"):
         _load("mnits")
 
 
-def test_present_files_need_no_socket(fake: Files, tmp_path: Path) -> None:
-    _write(tmp_path / "here", fake)
-    found = _load("mnist", validation=15, root=tmp_path / "here")
-    assert found.train.x.shape == (25, 1, 28, 28) and found.x_test.shape == (10, 1, 28, 28)
-    assert found.x_test.numpy().tobytes() == fake["t10k-images-idx3-ubyte"][16:]
-    assert found.y_test.tolist() == list(range(10))
+# the fixed splits, on made-up house numbers
 
 
-def test_root_is_the_argument_then_the_environment_then_data(fake: Files, tmp_path: Path, monkeypatch: Patch) -> None:
-    monkeypatch.setattr(MIRROR, _unreachable)
-    _write(tmp_path / "data", fake)
-    assert len(_load("mnist", validation=0).train) == 40
-    monkeypatch.setenv("AMM_DATA_ROOT", str(tmp_path / "empty"))
-    assert str(tmp_path / "empty" / "MNIST" / "raw") in _message()
-    assert str(tmp_path / "none" / "MNIST" / "raw") in _message(root=tmp_path / "none")
-    assert len(_load("mnist", validation=0, root=tmp_path / "data").train) == 40
-    monkeypatch.setenv("AMM_DATA_ROOT", "")
-    assert len(_load("mnist", validation=0).train) == 40
+def _numbers(first: int, n: int) -> Tensor:
+    """Images that tell their index: every pixel of image i is first + i."""
+    return torch.arange(first, first + n).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 32, 32).contiguous()
 
 
-@pytest.mark.parametrize("name", list(data.MNIST_FILES))
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "page"])
-def test_damaged_file_is_named(fake: Files, tmp_path: Path, name: str, damage: str) -> None:
-    good = fake[name]
-    bad = {"empty": b"", "cut": good[:-1], "flipped": good[:-1] + bytes([good[-1] ^ 1]), "page": b"<html>403</html>"}
-    raw = _write(tmp_path, fake | {name: bad[damage]})
-    message = _message(root=tmp_path)
-    assert str(raw / name) in message and f"{len(bad[damage])} bytes" in message and f"{len(good)} bytes" in message
-    assert hashlib.sha256(good).hexdigest()[:12] in message and "delete it" in message
-    assert (raw / name).read_bytes() == bad[damage]
+def _classes(n: int) -> Tensor:
+    """Class 0 most often; 5 only among the first ones, 9 but three times before the last HELD_OUT."""
+    y = torch.arange(n) % 9 * (torch.arange(n) % 4 > 0)
+    y[y == 5] = 0
+    y[:12] = 5
+    y[[20, 40, 60]] = 9
+    y[n - HELD_OUT :: 2] = 9
+    return y
 
 
-def _unreachable(url: str, download_root: str, **more: object) -> None:
-    raise URLError("Name or service not known")
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Stands in for SVHN's files; notes of each reading whether the further images were asked for."""
+    asked: list[bool] = []
+
+    def reader(root: object, extra: bool) -> Stored:
+        asked.append(extra)
+        further = _numbers(200, 30) if extra else None
+        return Stored(_numbers(0, N), _classes(N), _numbers(240, 10), torch.arange(10), further, {"name": "made up"})
+
+    monkeypatch.setitem(sources._READERS, "svhn", reader)
+    return asked
 
 
-def _breaks_off(url: str, download_root: str, filename: str, **more: object) -> None:
-    (Path(download_root) / filename.removesuffix(".gz")).write_bytes(b"half")
-    raise TimeoutError("timed out")
+def _svhn(split: str = "ali", seed: int = 1, labels: int = 0, **more: object) -> Dataset:
+    return _load("svhn", seed, HELD_OUT, labels, split=split, **more)
 
 
-@pytest.mark.parametrize(("serve", "reason"), [(_unreachable, "Name or service"), (_breaks_off, "timed out")])
-def test_no_network(fake: Files, tmp_path: Path, monkeypatch: Patch, serve: object, reason: str) -> None:
-    monkeypatch.setattr(MIRROR, serve)
-    message = _message(root=tmp_path / "root")
-    assert str(tmp_path / "root" / "MNIST" / "raw") in message and reason in message
-    assert "https://" in message and "--data-root" in message and "AMM_DATA_ROOT" in message
-    assert list((tmp_path / "root").rglob("*")) == [] and socket.getdefaulttimeout() is None
+def _ids(x: Tensor | None) -> list[int]:
+    assert x is not None and x.dtype == torch.uint8 and x.shape[1:] == (3, 32, 32)
+    assert torch.equal(x, x[:, :1, :1, :1].expand_as(x))
+    return x[:, 0, 0, 0].tolist()
 
 
-def test_root_that_cannot_be_written_or_read(fake: Files, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    assert "cannot be fetched" in _message(root=tmp_path / "file" / "root")
-    raw = _write(tmp_path, {name: content for name, content in fake.items() if "t10k-l" not in name})
-    (raw / "t10k-labels-idx1-ubyte").mkdir()
-    assert "cannot read" in _message(root=tmp_path)
+@pytest.mark.parametrize("split", FIXED)
+def test_fixed_splits_hold_out_the_last_and_label_the_others(reads: list[bool], split: str) -> None:
+    found = _svhn(split, labels=40)
+    further = {"ali": range(0), "train": range(N - HELD_OUT, N), "extra": range(200, 230)}[split]
+    assert _ids(found.train.x) == [*range(N - HELD_OUT), *further]
+    assert _ids(found.x_validation) == list(range(N - HELD_OUT, N)) and _ids(found.x_test) == list(range(240, 250))
+    assert torch.equal(found.y_validation, _classes(N)[-HELD_OUT:]) and torch.equal(found.y_test, torch.arange(10))
+    labelled = _ids(found.train.x_labelled)
+    assert len(set(labelled)) == 40 and max(labelled) < N - HELD_OUT and labelled == sorted(labelled)
+    assert found.train.y_labelled is not None and found.train.y_labelled.tolist() == _classes(N)[labelled].tolist()
+    assert reads == [split == "extra"] and found.variant == {"name": "made up"}
 
 
-def test_download_lands_whole_and_silently(
-    fake: Files, tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def serve(url: str, download_root: str, filename: str, md5: str) -> None:
-        print("100%", filename)
-        (Path(download_root) / filename).write_bytes(b"compressed")
-        (Path(download_root) / filename.removesuffix(".gz")).write_bytes(fake[filename.removesuffix(".gz")])
-
-    monkeypatch.setattr(MIRROR, serve)
-    raw = _write(tmp_path, {"t10k-labels-idx1-ubyte": b"the user's own"})
-    assert str(raw / "t10k-labels-idx1-ubyte") in _message(root=tmp_path)  # checked, not replaced
-    (raw / "t10k-labels-idx1-ubyte").unlink()
-    assert len(_load("mnist", validation=5, root=tmp_path).train) == 35
-    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == set(fake)
-    assert capsys.readouterr().out == ""
+def test_fixed_splits_label_the_same_examples(reads: list[bool]) -> None:
+    found = [_ids(_svhn(split, labels=20).train.x_labelled) for split in FIXED]
+    assert found[0] == found[1] == found[2]
+    order = torch.randperm(N - HELD_OUT, generator=torch.Generator().manual_seed(1))
+    assert found[0] == sorted(order[:20].tolist())
+    assert found[0] != _ids(_svhn(seed=2, labels=20).train.x_labelled)
 
 
-@pytest.mark.data
-@pytest.mark.skipif("AMM_DATA_ROOT" not in os.environ, reason="AMM_DATA_ROOT names no folder with MNIST")
-def test_official_mnist() -> None:
-    found = _load("mnist", validation=10_000, labels=50_000)
-    assert len(found.train) == 50_000 and found.x_test.shape == (10_000, 1, 28, 28)
-    assert found.train.y_labelled is not None
-    every = torch.cat([found.train.y_labelled, found.y_validation])
-    assert every.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    assert found.y_test.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+def test_digest_is_of_all_that_was_read(reads: list[bool]) -> None:
+    ali, train, extra = (_svhn(split, seed) for seed, split in enumerate(FIXED))
+    assert ali.digest == train.digest != extra.digest
+
+
+def test_every_fixed_split_has_a_digest_of_its_own(reads: list[bool]) -> None:
+    held_out = torch.arange(N - HELD_OUT, N)
+    assert _svhn("train", 3).split_digest == _hashed("split train", held_out, held_out[:0])
+    differ: list[dict[str, Any]] = [
+        {},
+        {"seed": 2},
+        {"labels": 30},
+        {"balanced": True},
+        {"split": "train"},
+        {"split": "extra"},
+    ]
+    found = [_svhn(**{"seed": 1, "labels": 20, **change}).split_digest for change in differ]
+    assert len(set(found)) == len(differ)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "known"), [("digits", "ali", "random"), ("svhn", "random", ", ".join(FIXED))]
+)
+def test_unknown_split(reads: list[bool], name: str, split: str, known: str) -> None:
+    with pytest.raises(UserError, match=f"split: .*{name}.*'{split}': choose one of {known}$"):
+        _load(name, split=split)
+
+
+# equally many of each class
+
+
+@pytest.mark.parametrize("split", FIXED)
+def test_balanced_draws_the_first_of_every_class(reads: list[bool], split: str) -> None:
+    found, order = _svhn(split, 4, 30, balanced=True), torch.randperm(100, generator=torch.Generator().manual_seed(4))
+    y, taken = _classes(N).tolist(), dict[int, list[int]]()
+    for i in order.tolist():
+        if len(taken.setdefault(y[i], [])) < 3:
+            taken[y[i]].append(i)
+    assert found.train.y_labelled is not None and found.train.y_labelled.bincount().tolist() == [3] * 10
+    assert _ids(found.train.x_labelled) == sorted(i for several in taken.values() for i in several)
+
+
+def test_balanced_draws_at_random_where_the_split_is_random() -> None:
+    first, other = (_load("synthetic", seed, labels=30, balanced=True) for seed in (1, 2))
+    assert first.train.y_labelled is not None and first.train.y_labelled.bincount().tolist() == [10] * 3
+    assert first.train.x_labelled is not None and other.train.x_labelled is not None
+    assert not torch.equal(first.train.x_labelled, other.train.x_labelled)
+    assert set(_rows(first.train.x_labelled)) <= set(_rows(first.train.x))
+
+
+def test_draws_are_not_balanced_unless_asked(reads: list[bool]) -> None:
+    counts = [_svhn(seed=seed, labels=30).train.y_labelled for seed in range(5)]
+    assert all(y is not None and y.bincount(minlength=10).tolist() != [3] * 10 for y in counts)
+    assert _svhn(labels=0, balanced=True).train.x_labelled is None
+
+
+@pytest.mark.parametrize("labels", [25, 31, 40])
+def test_labels_that_cannot_be_balanced(reads: list[bool], labels: int) -> None:
+    """Class 9 has three examples that are not held out, so 40 is a multiple, yet too many."""
+    with pytest.raises(UserError, match=f"labels: {labels} .*10 classes: give a multiple of 10, at most 30$"):
+        _svhn(labels=labels, balanced=True)
+
+
+def test_unknown_split_is_refused_before_anything_is_read(reads: list[bool]) -> None:
+    with pytest.raises(UserError):
+        _load("svhn", split="random")
+    assert reads == []

@@ -14,17 +14,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from bench import checkpoint, record, trial
+from bench import checkpoint, record, trainer, trial
 from bench.dispatch import Dispatcher, Plan
 from bench.errors import UserError
+from bench.plan import trials
 from bench.progress import Board
 from bench.run import main
-from bench.suite import Trial
+from bench.suite import Trial, load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 Out = tuple[Dispatcher, io.StringIO]
@@ -48,11 +51,11 @@ class Asked:
 
 @pytest.fixture
 def job(make_trial: Callable[..., Trial], tmp_path: Path, toy: object, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a trial of Toy as its process would; `stop` ends it after so many steps."""
+    """Runs a trial of Toy as its process would; `stop` ends it after so many steps, `fields` change the trial."""
     monkeypatch.setattr(os, "dup2", lambda *_: None)  # the log takes standard error over
 
-    def run(stop: int = 999, **config: Any) -> tuple[int, Path]:
-        what = make_trial(config)
+    def run(stop: int = 999, fields: dict[str, Any] | None = None, **config: Any) -> tuple[int, Path]:
+        what = make_trial(config, **(fields or {}))
         path = record.record_path(tmp_path, what)
         path.parent.mkdir(parents=True, exist_ok=True)
         code = trial.attempt(trial.Job(what, "cpu", str(tmp_path), 1, checkpoint_every=0.0), Asked(stop))  # type: ignore[arg-type]
@@ -109,6 +112,122 @@ def test_a_damaged_checkpoint_is_told_in_the_record(job: Any) -> None:
     assert record.read(path)["run"]["remarks"] == ["checkpoint seed00.checkpoint is damaged, moved aside"]
 
 
+def _wide(state: dict[str, Any]) -> None:
+    state["module"]["map.weight"] = torch.zeros(3, 65)
+
+
+def _renamed(state: dict[str, Any]) -> None:
+    state["module"]["layer.weight"] = state["module"].pop("map.weight")
+
+
+def _without_optimiser(state: dict[str, Any]) -> None:
+    state["optimizers"] = {}
+
+
+def test_final_weights_stay_on_request(
+    make_trial: Callable[..., Trial], tmp_path: Path, toy: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    what = make_trial()
+    path = record.record_path(tmp_path, what)
+    path.parent.mkdir(parents=True)
+    assert trial.attempt(trial.Job(what, "cpu", str(tmp_path), 1, keep_weights=True), Asked(999)) == trial.DONE  # type: ignore[arg-type]
+    state, _ = checkpoint.load(path.with_suffix(".weights"), what.digest)
+    assert state is not None
+    fresh = trainer.Run(what, torch.device("cpu"))
+    assert trainer.weights_digest(fresh.method) != record.read(path)["result"]["weights_sha256"]
+    fresh.method.load_state_dict(state["module"])
+    assert trainer.weights_digest(fresh.method) == record.read(path)["result"]["weights_sha256"]
+
+
+def test_a_record_names_the_departures_of_its_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    (what,) = trials(load_suite("digits_semi"), "quick", ["samm"], [0])
+    what = replace(what, steps=1, config={**what.config, "factorisation": 15})
+    path = record.record_path(tmp_path, what)
+    path.parent.mkdir(parents=True)
+    assert trial.attempt(trial.Job(what, "cpu", str(tmp_path), 1), Asked(999)) == trial.DONE  # type: ignore[arg-type]
+    (told,) = record.read(path)["departures"]
+    assert "y1a, y2a" in told and "Eq. 15" in told
+
+
+def _more_parameters(state: dict[str, Any]) -> None:
+    state["optimizers"]["adam"]["param_groups"][0]["params"].append(2)
+
+
+def _of_old_code(state: dict[str, Any]) -> None:
+    del state["trace"]
+
+
+@pytest.mark.parametrize("edit", [_wide, _renamed, _without_optimiser, _more_parameters, _of_old_code])
+def test_a_checkpoint_of_other_code_is_set_aside_and_the_trial_begins_again(
+    job: Any, edit: Callable[[dict[str, Any]], None]
+) -> None:
+    _, path = job()
+    whole = _same(path)
+    path.unlink()
+    job(stop=9)
+    saved, digest = path.with_suffix(".checkpoint"), record.read(path)["digest"]
+    state, _ = checkpoint.load(saved, digest)
+    assert state is not None
+    edit(state)
+    checkpoint.save(saved, state)
+    content = saved.read_bytes()
+    assert job()[0] == trial.DONE
+    assert _same(path) == whole
+    about = record.read(path)["run"]
+    assert about["remarks"] == ["a checkpoint of other code was set aside; the trial began again"]
+    assert about["resumed"] == 0
+    assert path.with_name("seed00.checkpoint.bad").read_bytes() == content
+    assert _kept(path) == ["seed00.checkpoint.bad", "seed00.checkpoint.previous.bad", "seed00.json"]
+
+
+def test_a_damaged_checkpoint_before_one_of_other_code_is_told_too(job: Any) -> None:
+    _, path = job(stop=9)
+    saved, digest = path.with_suffix(".checkpoint"), record.read(path)["digest"]
+    state, _ = checkpoint.load(saved, digest)
+    assert state is not None
+    _wide(state)
+    checkpoint.save(saved, state)
+    checkpoint.save(saved, state)
+    saved.write_bytes(b"half")
+    assert job()[0] == trial.DONE
+    assert record.read(path)["run"]["remarks"] == [
+        "checkpoint seed00.checkpoint is damaged, moved aside",
+        "a checkpoint of other code was set aside; the trial began again",
+    ]
+
+
+def test_too_little_memory_to_restore_leaves_the_checkpoint(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    _, path = job()
+    whole = _same(path)
+    path.unlink()
+    job(stop=9)
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.trainer.Run.restore", full)
+        assert job()[0] == trial.FAILED
+    assert job(stop=6)[0] == trial.DONE  # six steps were left
+    assert _same(path) == whole
+
+
+def test_a_record_tells_the_precision_and_that_the_data_are_the_official_ones(job: Any) -> None:
+    for precision in ("fp32", "bf16"):
+        code, path = job(fields={"precision": precision, "row": precision})
+        found = record.read(path)
+        assert (code, found["trial"]["precision"], found["run"]["precision"]) == (trial.DONE, precision, precision)
+        assert "variant" in found["data"] and found["data"]["variant"] is None
+
+
+def test_a_precision_that_the_device_lacks_is_one_line(job: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    code, path = job(fields={"precision": "tf32"})
+    assert code == trial.USER_ERROR and not path.exists()
+    said = json.loads(capfd.readouterr().out)["error"]
+    assert said == "precision: tf32 needs a GPU, the device is cpu; use fp32 or bf16"
+
+
 def test_a_kill_between_the_last_checkpoint_and_the_record_costs_nothing(
     job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,8 +256,8 @@ def test_a_loss_that_is_no_number_is_a_result(job: Any) -> None:
     code, path = job(fault="loss", at=6)
     found = record.read(path)
     assert (code, found["status"]) == (trial.DONE, "diverged")
-    assert "between steps 4 and 8" in found["reason"]
-    assert found["result"]["last"]["step"] == 4
+    assert found["reason"] == "loss 'loss' is not finite between steps 5 and 6"
+    assert (found["result"]["last"]["step"], found["result"]["trace"]["step"][-1]) == (4, 5)
     assert _kept(path) == ["seed00.json"]
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import digits, mnist, plane
+from models import digits, mnist, plane, svhn
 from models.layers import Layer, Net, describe, main
 from models.noise import Noise
 from models.tables import Amendment, Row, Table, TableError, amend
@@ -24,7 +24,7 @@ X = "x - 2 - - - - -"
 MNIST = {name: getattr(mnist, name) for name in ("ENCODER", "PRIOR", "DECODER", "DISCRIMINATOR")}
 ALL = {
     f"{module.__name__}.{name}": table
-    for module in (mnist, digits, plane)
+    for module in (mnist, digits, plane, svhn)
     for name, table in vars(module).items()
     if isinstance(table, Table)
 }
@@ -79,6 +79,11 @@ def _layer(net: Net, name: str) -> Layer:
         "a x 4 0 1 - - -",
         "a x 4 wide 1 - - -",
         "a x 4 1.5 1 - - -",
+        "a x 4 2_same 1 - - -",
+        "a x 4 4_same 1 - - -",
+        "a x 4 same 1 - - -",
+        "a x 2 -_same - - - -",
+        "a x 4 3_valid 1 - - -",
         "a x 4 1 0 - - -",
         "a x 4 1 two - - -",
         "a x 4 1 Min2 - - -",
@@ -100,6 +105,7 @@ def _layer(net: Net, name: str) -> Layer:
         "a x 2 - 2 - - -",
         "a x 2 - - 0.2 - -",
         "a - 4 1 - - - -",
+        "a - 4 3_same - - - -",
         "a - 4 - - 0.2 - -",
         "a - 4 - - - yes -",
         "a - 4 - - - - ReLU",
@@ -145,6 +151,11 @@ def test_a_row_is_typed() -> None:
     rows = _table(X, "w - k - - - - -", "a x_|_w k 4 2 0.25 yes Leak_0.1").rows(7)
     assert rows[1].channels == 7
     assert rows[2] == Row("a", ("x", "w"), "|", 7, 4, 2, "", 0.25, True, "Leak", 0.1)
+
+
+def test_a_same_width_is_padded_by_half_of_itself() -> None:
+    rows = _table(X, *(f"a{w} x 4 {w}_same 1 - - -" for w in (1, 3, 5, 7)), "b x 4 3 1 - - -").rows(3)
+    assert [(row.width, row.padding) for row in rows[1:]] == [(1, 0), (3, 1), (5, 2), (7, 3), (3, 0)]
 
 
 def test_tabs_separate_cells_too() -> None:
@@ -231,6 +242,140 @@ def test_parameter_counts_of_tables_3_to_6(k: int) -> None:
         assert sum(count for _, _, count in net.summary()) == expected[name], name
 
 
+# rows of Tables 7-10: output shape; parameters that do not depend on k, and per category. Kernels are inputs x outputs x
+# width²; a kernel whose outputs go through batch normalisation has no bias; batch normalisation has 2 a channel.
+Expected = dict[str, tuple[tuple[int, int, int], int, int]]
+TABLE_7: Expected = {
+    "x": ((3, 32, 32), 0, 0),
+    "x1": ((96, 32, 32), 2_592 + 192, 0),
+    "x2": ((96, 32, 32), 82_944 + 192, 0),
+    "x3": ((96, 16, 16), 82_944 + 192, 0),
+    "x4": ((192, 16, 16), 165_888 + 384, 0),
+    "x5": ((192, 16, 16), 331_776 + 384, 0),
+    "x6": ((192, 8, 8), 331_776 + 384, 0),
+    "x7": ((384, 6, 6), 663_552 + 768, 0),
+    **{f"{v}1": ((192, 6, 6), 73_728, 0) for v in "yz"},
+    **{f"{v}1a": ((192, 6, 6), 384, 0) for v in "yz"},
+    **{f"{v}2": ((96, 6, 6), 18_432, 0) for v in "yz"},
+    **{f"{v}2a": ((96, 1, 1), 192, 0) for v in "yz"},
+    **dict.fromkeys(("yμ", "yσ"), ((0, 1, 1), 0, 96 + 1)),
+    "y": ((0, 1, 1), 0, 0),
+    **dict.fromkeys(("zμ", "zσ"), ((64, 1, 1), 6_144 + 64, 0)),
+    "z": ((64, 1, 1), 0, 0),
+}
+TABLE_8: Expected = {
+    "y": ((0, 1, 1), 0, 0),
+    **dict.fromkeys(("zμ", "zσ"), ((64, 1, 1), 64, 64)),
+    "z": ((64, 1, 1), 0, 0),
+}
+TABLE_9: Expected = {
+    "y": ((0, 1, 1), 0, 0),
+    "z": ((64, 1, 1), 0, 0),
+    "y1": ((512, 1, 1), 0, 512),
+    "z1": ((512, 1, 1), 32_768, 0),
+    **{f"{v}1a": ((512, 1, 1), 1_024, 0) for v in "yz"},
+    **{f"{v}2": ((256, 4, 4), 2_097_152, 0) for v in "yz"},
+    **{f"{v}2a": ((256, 4, 4), 512, 0) for v in "yz"},
+    **{f"{v}3": ((256, 6, 6), 589_824, 0) for v in "yz"},
+    **{f"{v}3a": ((256, 6, 6), 512, 0) for v in "yz"},
+    **{f"{v}4": ((128, 13, 13), 294_912, 0) for v in "yz"},
+    **{f"{v}4a": ((128, 13, 13), 256, 0) for v in "yz"},
+    **{f"{v}5": ((128, 15, 15), 147_456, 0) for v in "yz"},
+    **{f"{v}5a": ((128, 15, 15), 256, 0) for v in "yz"},
+    **{f"{v}6": ((3, 32, 32), 6_144 + 3, 0) for v in "yz"},
+    "x": ((3, 32, 32), 0, 0),
+}
+TABLE_10: Expected = {
+    "x": ((3, 32, 32), 0, 0),
+    "y": ((0, 1, 1), 0, 0),
+    "z": ((64, 1, 1), 0, 0),
+    "x1": ((96, 32, 32), 2_592 + 96, 0),
+    "x2": ((96, 32, 32), 82_944 + 96, 0),
+    "x3": ((96, 16, 16), 82_944 + 96, 0),
+    "x4": ((192, 16, 16), 165_888 + 192, 0),
+    "x5": ((192, 16, 16), 331_776 + 192, 0),
+    "x6": ((192, 8, 8), 331_776 + 192, 0),
+    "x7": ((384, 6, 6), 663_552 + 384, 0),
+    "x8": ((192, 6, 6), 73_728 + 192, 0),
+    "x9": ((96, 1, 1), 18_432 + 96, 0),
+    "y1": ((96, 1, 1), 96, 96),
+    "z1": ((96, 1, 1), 6_144 + 96, 0),
+    **{f"{v}2": ((96, 1, 1), 9_216 + 96, 0) for v in "yz"},
+    "p0": ((288, 1, 1), 0, 0),
+    **dict.fromkeys(("p1", "p2"), ((288, 1, 1), 82_944 + 288, 0)),
+    "p": ((1, 1, 1), 288 + 1, 0),
+}
+SVHN = {
+    "ENCODER": (TABLE_7, 1_861_856, 194),
+    "PRIOR_VARIANCE": (TABLE_8, 128, 128),
+    "DECODER": (TABLE_9, 6_308_870, 512),
+    "DISCRIMINATOR": (TABLE_10, 1_946_881, 96),
+}
+
+
+@pytest.mark.parametrize("k", [10, 20, 30])
+@pytest.mark.parametrize("name", SVHN)
+def test_shapes_and_parameters_of_every_row_of_tables_7_to_10(name: str, k: int) -> None:
+    """0 channels in the expectation stand for k."""
+    expected, total, per_category = SVHN[name]
+    summary = Net(getattr(svhn, name), k, Noise.seeded(0)).summary()
+    assert {row: (shape, n) for row, shape, n in summary} == {
+        row: ((channels or k, *size), n + m * k) for row, ((channels, *size), n, m) in expected.items()
+    }
+    assert sum(n for _, _, n in summary) == total + per_category * k
+
+
+@pytest.mark.parametrize("k", [10, 30])
+def test_the_encoders_of_ours_for_svhn_have_the_layers_of_table_7(k: int) -> None:
+    """Eq. 15 only rewires; Eq. 6 has the trunk twice, one branch in each net, and y embedded in Gz(x, y)."""
+    trunk = sum(TABLE_7[f"x{i}"][1] for i in range(1, 8))
+    branch = 73_728 + 384 + 18_432 + 192
+    expected = {
+        "ENCODER_15": trunk + 2 * branch + 194 * k + 2 * 6_208,
+        "ENCODER_Y": trunk + branch + 194 * k,
+        "ENCODER_Z": trunk + branch + 96 * k + 2 * 6_208,
+    }
+    for name, count in expected.items():
+        assert sum(p.numel() for p in Net(getattr(svhn, name), k, Noise.seeded(0)).parameters()) == count, name
+
+
+@pytest.mark.parametrize("name", ["ENCODER", "ENCODER_15", "ENCODER_Y", "ENCODER_Z", "DISCRIMINATOR"])
+def test_where_the_tables_for_svhn_pool(name: str) -> None:
+    """The trunk halves after x3 and x6; the 6x6 positions left are averaged in the last row of each branch of the image."""
+    averaged = {"ENCODER_Y": {"y2"}, "ENCODER_Z": {"z2a"}, "DISCRIMINATOR": {"x9"}}.get(name, {"y2a", "z2a"})
+    pools = {row.name: row.pool for row in getattr(svhn, name).rows(10) if row.pool}
+    assert pools == {"x3": "Max2", "x6": "Max2"} | dict.fromkeys(averaged, "Avg6")
+
+
+@pytest.mark.parametrize("name", SVHN)
+def test_the_activations_of_tables_7_to_10(name: str) -> None:
+    rows = [row for row in getattr(svhn, name).rows(10) if row.inputs]
+    special = {row.name: row.activation for row in rows if row.activation not in ("", "Leak")}
+    noise = {"zσ": "ExpN"}
+    assert special == {
+        "ENCODER": {"yσ": "ExpN", "y": "Softmax"} | noise,
+        "PRIOR_VARIANCE": noise,
+        "DECODER": {"x": "Sigmoid"},
+        "DISCRIMINATOR": {},
+    }.get(name)
+    leaky = {row.name for row in rows if row.activation == "Leak"}
+    assert leaky == {
+        "ENCODER": {row.name for row in rows if row.batchnorm},
+        "PRIOR_VARIANCE": set(),
+        "DECODER": {row.name for row in rows if row.batchnorm and row.name.startswith("z")},
+        "DISCRIMINATOR": {row.name for row in rows} - {"p0", "p"},
+    }.get(name)
+    assert all(row.slope == 0.2 for row in rows if row.name in leaky)
+
+
+def test_the_discriminator_of_table_10_reads_x9_and_p2_and_normalises_nothing() -> None:
+    rows = {row.name: row for row in svhn.DISCRIMINATOR.rows(10)}
+    assert rows["p0"].inputs == ("x9", "y2", "z2") and rows["p"].inputs == ("p2",)
+    assert not any(row.batchnorm for row in rows.values())
+    assert {name for name, row in rows.items() if row.dropout} == {"x4", "x7", "y2", "z2", "p1", "p2", "p"}
+    assert {row.dropout for row in rows.values()} == {0.0, 0.1}
+
+
 def test_the_last_row_of_table_6_reads_p2() -> None:
     rows = {row.name: row for row in mnist.DISCRIMINATOR.rows(10)}
     assert rows["p"].inputs == ("p2",) and rows["p2"].inputs == ("p1",)
@@ -287,6 +432,30 @@ def test_linear_is_the_convolution_of_torch(transposed: bool, size: int, width: 
         strict=True,
     ):
         assert torch.allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("transposed", "inputs"), [(False, 3), (True, 3), (False, 1)])
+@pytest.mark.parametrize(("size", "width"), [(6, 3), (5, 5), (3, 3), (1, 3)])
+def test_a_padded_layer_is_the_convolution_of_the_padded_image(
+    size: int, width: int, transposed: bool, inputs: int, bias: bool
+) -> None:
+    """Also where the image is as large as the kernel or a single position, and where there are few inputs."""
+    noise = Noise.seeded(2)
+    row = _table(f"x - {inputs} - - - - -", f"a x 5 {width}_same 1 - - -").rows(3)[1]
+    layer = Layer(row, inputs, transposed, bias, 0.1)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(noise.normal(*parameter.shape))
+    x = noise.normal(4, inputs, size, size)
+    assert layer.weight is not None
+    # a transposed one is a convolution with the kernel turned by half a circle
+    kernel = layer.weight.transpose(0, 1).flip(2, 3) if transposed else layer.weight
+    half = width // 2
+    expected = F.conv2d(F.pad(x, (half, half, half, half)), kernel, layer.bias)
+    got = layer.linear(x)
+    assert got.shape == (4, 5, size, size)
+    assert torch.allclose(got, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "width", "stride"), [(6, 2, 1), (7, 2, 2), (4, 4, 1), (9, 3, 2)])
@@ -352,6 +521,26 @@ def test_pooling_comes_after_the_activation() -> None:
     assert net(None, x=x)["a"].flatten().tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("pool", ["Avg2", "Max2"])
+def test_pool_first_pools_before_batch_normalisation(pool: str) -> None:
+    """Dropout, convolution, pooling, normalisation, activation, against the same written out; and not the same as last."""
+    table = _table(X, f"a x 3 1 {pool} 0.2 yes Leak_0.2", size=4)
+    first, last = (Net(table, 3, Noise.seeded(1), std=0.5, pool_first=f) for f in (True, False))
+    x = Noise.seeded(3).normal(6, 2, 4, 4)
+    h = F.conv2d(x * Noise.seeded(4).keep(x, 0.2), _weight(first, "a"))
+    pooled = F.avg_pool2d(h, 2) if pool == "Avg2" else F.max_pool2d(h, 2)
+    expected = F.leaky_relu(F.batch_norm(pooled, None, None, training=True), 0.2)
+    got = first(Noise.seeded(4), x=x)["a"]
+    assert torch.allclose(got, expected, atol=1e-5)
+    activated = F.leaky_relu(F.batch_norm(h, None, None, training=True), 0.2)
+    expected = F.avg_pool2d(activated, 2) if pool == "Avg2" else F.max_pool2d(activated, 2)
+    assert torch.allclose(last(Noise.seeded(4), x=x)["a"], expected, atol=1e-5)
+    assert (got - expected).abs().max() > 0.1
+    norm = _layer(first, "a").norm
+    assert norm is not None and norm.running_mean is not None
+    assert torch.allclose(norm.running_mean, 0.1 * pooled.mean((0, 2, 3)), atol=1e-6)
+
+
 def test_activations() -> None:
     names: dict[str, Callable[[Tensor], Tensor]] = {
         "ReLU": F.relu,
@@ -389,6 +578,46 @@ def test_a_small_network_by_hand() -> None:
     assert torch.allclose(quiet["f"], torch.softmax(quiet["d"], 0))
 
 
+# some rows only
+
+
+def _branches() -> Net:
+    """Two inputs, a shared row, a branch that draws and normalises on either side."""
+    return _net(
+        X, "w - 3 - - - - -", "t x 2 1 1 - yes -", "a t 2 1 1 - yes -", "n a 2 1 1 - - ExpN", "b a_+_n 2 - - - - -",
+        "c t 2 1 1 0.5 yes -", "d c 2 1 1 - - ExpN", "e d_|_w k 1 1 - - -",
+    )  # fmt: skip
+
+
+def test_wanted_rows_and_what_they_depend_on_are_computed_and_nothing_else() -> None:
+    net, whole = _branches(), _branches()
+    noise = Noise.seeded(3)
+    x, w = noise.normal(5, 2), noise.normal(5, 3)
+    stream = Noise.seeded(4)
+    values = net(stream, "b", x=x)  # w is not needed, so it need not be given
+    assert set(values) == {"x", "t", "a", "n", "b"}
+    everything = whole(Noise.seeded(4), x=x, w=w)
+    assert set(everything) == {"x", "w", "t", "a", "n", "b", "c", "d", "e"}
+    assert all(torch.equal(values[name], everything[name]) for name in values)
+    # no draw and no running statistic of a row that is left out
+    expected = Noise.seeded(4)
+    expected.normal(5, 2, 1, 1)
+    assert torch.equal(stream.normal(3), expected.normal(3))
+    batches = {name: int(b) for name, b in net.named_buffers() if name.endswith("num_batches_tracked")}
+    assert batches == {f"layers.{name}.norm.num_batches_tracked": int(name != "c") for name in ("t", "a", "c")}
+
+
+def test_each_choice_of_rows_is_its_own() -> None:
+    net, x, w = _branches(), torch.ones(5, 2), torch.ones(5, 3)
+    assert set(net(None, "d", x=x)) == {"x", "t", "c", "d"}
+    assert set(net(None, "a", "c", x=x)) == {"x", "t", "a", "c"}
+    assert set(net(None, "e", x=x, w=w)) == {"x", "w", "t", "c", "d", "e"}
+    assert set(net(None, "d", x=x, w=w)) == {"x", "t", "c", "d"}
+    assert len(net(None, x=x, w=w)) == 9
+    with pytest.raises(KeyError):
+        net(None, "e", x=x)
+
+
 # biases, initialisation
 
 
@@ -406,9 +635,12 @@ def test_a_bias_before_an_activation_stays() -> None:
     assert _layer(net, "a").bias is not None
 
 
-@pytest.mark.parametrize("name", ["mnist.ENCODER", "mnist.DECODER", "digits.ENCODER_Z", "plane.DECODER"])
-def test_the_removed_biases_would_change_nothing(name: str) -> None:
-    net = Net(ALL["models." + name], 4, Noise.seeded(8), std=0.2)
+@pytest.mark.parametrize("pool_first", [False, True])
+@pytest.mark.parametrize(
+    "name", ["mnist.ENCODER", "mnist.DECODER", "digits.ENCODER_Z", "plane.DECODER", "svhn.ENCODER", "svhn.ENCODER_Z"]
+)
+def test_the_removed_biases_would_change_nothing(name: str, pool_first: bool) -> None:
+    net = Net(ALL["models." + name], 4, Noise.seeded(8), std=0.2, pool_first=pool_first)
     noise = Noise.seeded(9)
     inputs = {given: noise.normal(8, *size) for given, size in net.sizes.items()}
     without = net(Noise.seeded(10), **inputs)
@@ -458,7 +690,7 @@ def test_main_prints_a_table_with_its_shapes(capsys: pytest.CaptureFixture[str])
     assert out.startswith("Table 6. MNIST: D(x, y, z)\n")
     assert next(line for line in out.splitlines() if line.split()[:1] == ["y"]).endswith(" 0")
     assert "20x1x1" in out and "32x27x27" in out and "k = 20" in out
-    assert "p.Input: printed 'p1', built 'p2'" in out
+    assert "Table 6, p: Input 'p2' for the printed 'p1': " in out
 
 
 @pytest.mark.parametrize("arguments", [["mnist.NOTHING"], ["nowhere.ENCODER"], ["mnist"], [], ["mnist.ENCODER", "x"]])
@@ -491,3 +723,15 @@ def test_inputs_may_be_flat() -> None:
     net = _net("x - 3 - - - - -", "a x 2 2 1 - - ReLU", size=2)
     x: Tensor = Noise.seeded(13).normal(5, 3, 2, 2)
     assert torch.equal(net(None, x=x)["a"], net(None, x=x.flatten(1))["a"])
+
+
+def test_departures_name_each_reason_once_with_its_rows() -> None:
+    changes = [Amendment(row, "Width", "2", "3", "wider") for row in ("a", "b")]
+    table = amend(
+        _table(X, "a x 4 2 1 - - -", "b x 4 2 1 - - -"), *changes, Amendment("b", "Channels", "4", "5", "more")
+    )
+    assert table.departures() == [
+        "Test, a, b: Width '3' for the printed '2': wider.",
+        "Test, b: Channels '5' for the printed '4': more.",
+    ]
+    assert Net(table, 3, Noise.seeded(1)).departures == table.departures()

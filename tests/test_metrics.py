@@ -1,12 +1,13 @@
 """bench.metrics against hand-worked cases and against every mapping, tried one by one."""
 
 from itertools import permutations, product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from bench.metrics import contingency, evaluate, majority_mapping, mapped_error, plain_error, score
+from bench.metrics import Score, contingency, evaluate, majority_mapping, mapped_error, plain_error, score
 
 
 def best_error(pred: np.ndarray, true: np.ndarray, mappings: list[tuple[int, ...]]) -> float:
@@ -17,6 +18,11 @@ def best_error(pred: np.ndarray, true: np.ndarray, mappings: list[tuple[int, ...
 def draw(seed: int, n_clusters: int, n_classes: int, n: int = 30) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     return generator.integers(n_clusters, size=n), generator.integers(n_classes, size=n)
+
+
+def evaluate_one(task: str, pred_val: Any, y_val: Any, pred_test: Any, y_test: Any, *sizes: int) -> dict[str, Score]:
+    """`evaluate` for a method with one classifier; `sizes` are the numbers of clusters and of classes."""
+    return evaluate(task, {"predict": pred_val}, y_val, {"predict": pred_test}, y_test, *sizes)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -83,7 +89,7 @@ def test_scores_ignore_the_names_of_clusters() -> None:
 
 
 def test_clusters_unseen_in_validation_are_errors() -> None:
-    scores = evaluate("clustering", [0, 0, 1], [1, 1, 0], [0, 1, 2, 2], [1, 1, 0, 1], n_clusters=3, n_classes=2)
+    scores = evaluate_one("clustering", [0, 0, 1], [1, 1, 0], [0, 1, 2, 2], [1, 1, 0, 1], 3, 2)
     assert scores["test"]["validation_mapping"] == 75.0  # only the first is right; cluster 2 has no class
     assert scores["test"]["majority"] == 25.0
     assert scores["test"]["hungarian"] is None
@@ -91,16 +97,40 @@ def test_clusters_unseen_in_validation_are_errors() -> None:
 
 
 def test_every_set_has_the_same_keys() -> None:
-    scores = evaluate("clustering", [0, 1], [0, 1], [0, 1], [1, 0], n_clusters=2, n_classes=2)
+    scores = evaluate_one("clustering", [0, 1], [0, 1], [0, 1], [1, 0], 2, 2)
     keys = {"majority", "hungarian", "nmi", "ari", "live", "validation_mapping"}
     assert set(scores["validation"]) == set(scores["test"]) == keys
     assert all(type(value) in (float, int) for value in scores["test"].values())
 
 
 def test_classification_counts_plain_errors() -> None:
-    scores = evaluate("classification", [0, 1], [0, 1], [1, 0, 2, 2], [0, 1, 2, 2], n_clusters=3, n_classes=3)
+    scores = evaluate_one("classification", [0, 1], [0, 1], [1, 0, 2, 2], [0, 1, 2, 2], 3, 3)
     assert scores == {"validation": {"error": 0.0}, "test": {"error": 50.0}}
     assert plain_error([1], [0]) == 100.0
+
+
+@pytest.mark.parametrize("task", ["clustering", "classification"])
+def test_each_classifier_has_its_scores_under_its_name(task: str) -> None:
+    y_validation, y_test = draw(0, 3, 3)
+    answers = {name: draw(seed, 3, 3) for seed, name in enumerate(("predict", "bayes", "other"), 1)}
+    validation, test = ({name: pair[i] for name, pair in answers.items()} for i in (0, 1))
+    together = evaluate(task, validation, y_validation, test, y_test, 3, 3)
+    for name, (on_validation, on_test) in answers.items():
+        alone = evaluate_one(task, on_validation, y_validation, on_test, y_test, 3, 3)
+        prefix = "" if name == "predict" else f"{name}_"
+        for part, scores in alone.items():
+            assert {key: together[part].pop(prefix + key) for key in scores} == scores
+    assert together == {"validation": {}, "test": {}}
+
+
+def test_a_second_classifier_maps_its_clusters_by_its_own_validation_answers() -> None:
+    true = [0, 0, 1, 1]
+    scores = evaluate(
+        "clustering", {"predict": true, "bayes": [1, 1, 0, 0]}, true, {"predict": true, "bayes": true}, true, 2, 2
+    )
+    assert scores["test"]["validation_mapping"] == 0.0
+    assert scores["test"]["bayes_validation_mapping"] == 100.0  # fitted to the swapped names
+    assert scores["test"]["bayes_majority"] == 0.0
 
 
 def test_tensors_and_small_integers_are_taken() -> None:
@@ -127,4 +157,4 @@ def test_bad_input_is_refused(pred: list, true: list, message: str) -> None:
 
 def test_unknown_task_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown task 'regression'"):
-        evaluate("regression", [0], [0], [0], [0], 1, 1)
+        evaluate_one("regression", [0], [0], [0], [0], 1, 1)

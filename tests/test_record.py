@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.errors import UserError
-from bench.record import FINAL, STATUSES, new_record, read, record_path, stored_status, write
-from bench.suite import Trial
+from bench.plan import trials
+from bench.record import FINAL, STATUSES, is_of, new_record, read, record_path, stored_status, write
+from bench.suite import Trial, load_suite
 
 RESULT = {"step": 15, "steps": 15, "last": {"step": 15, "test": {"majority": 3.5}}, "curve": []}
 
@@ -193,6 +195,52 @@ def test_the_stored_status_is_that_of_exactly_this_trial(
     assert stored_status(path, trial) == status
     assert stored_status(path, make_trial(steps=16)) == "pending"
     assert stored_status(path.with_name("seed01.json"), trial) == "pending"
+
+
+REFERENCE = Path(__file__).parent.parent / "results" / "reference"
+
+
+def _committed(suite: str) -> dict[Path, dict[str, Any]]:
+    """The reference records of a suite, each of which `read` checks against its digest."""
+    found = {path: read(path) for path in sorted((REFERENCE / suite).glob("*/*/seed*.json"))}
+    assert found
+    return found
+
+
+def test_every_committed_record_has_the_digest_that_it_was_written_with() -> None:
+    for suite in REFERENCE.iterdir():
+        for path, record in _committed(suite.name).items():
+            stored = json.loads(path.read_bytes())
+            assert Trial.from_json(stored["trial"]).digest == stored["digest"], path
+            assert record_path(REFERENCE, Trial.from_json(record["trial"])) == path
+
+
+@pytest.mark.parametrize("suite", ["digits_unsup", "plane_unsup"])
+def test_every_committed_record_is_of_a_trial_as_planned_today(suite: str) -> None:
+    plan = load_suite(suite)
+    planned = {record_path(REFERENCE, trial): trial for name in plan.budgets for trial in trials(plan, name)}
+    for path, record in _committed(suite).items():
+        trial = planned[path]
+        assert is_of(record, trial), path
+        assert stored_status(path, trial) == record["status"]
+        for change in ({"split": "train"}, {"balanced": True}, {"precision": "bf16"}, {"seed": trial.seed + 1}):
+            assert not is_of(record, replace(trial, **change)), (path, change)
+
+
+def test_a_record_without_a_field_that_trials_got_since_is_of_its_trial(path: Path, trial: Trial) -> None:
+    stored = json.loads(path.read_text(encoding="utf-8"))["trial"]
+    later = ("split", "balanced", "precision")
+    _edited(path, trial={key: value for key, value in stored.items() if key not in later})
+    assert Trial.from_json(read(path)["trial"]) == trial
+    assert stored_status(path, trial) == "done"
+    assert stored_status(path, replace(trial, precision="bf16")) == "pending"
+
+
+@pytest.mark.parametrize(("key", "value"), [("split", "train"), ("balanced", True), ("precision", "bf16")])
+def test_an_edited_later_field_is_seen(path: Path, key: str, value: Any) -> None:
+    stored = json.loads(path.read_text(encoding="utf-8"))["trial"]
+    _edited(path, trial={**stored, key: value})
+    _refused(path, "does not match its digest")
 
 
 def test_only_results_are_final() -> None:

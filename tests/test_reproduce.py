@@ -75,3 +75,71 @@ def test_an_unknown_option_is_an_error(tiny: list[str]) -> None:
     with pytest.raises(SystemExit) as error:
         reproduce.main([*tiny, "--no-such-option"])
     assert error.value.code == 2
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Table 1 of two shipped suites whose runs do nothing; the arguments of each run."""
+    calls: list[list[str]] = []
+    monkeypatch.setitem(reproduce.TABLES, "table1", ("plane_unsup", "digits_unsup"))
+    _pretend(monkeypatch, calls, [0, 0])
+    return calls
+
+
+def _pretend(monkeypatch: pytest.MonkeyPatch, calls: list[list[str]], codes: list[int]) -> None:
+    """Replaces `bench.run` by one that notes its arguments and returns these codes, over and over."""
+
+    def main(arguments: list[str]) -> int:
+        calls.append(arguments)
+        return codes[(len(calls) - 1) % len(codes)]
+
+    monkeypatch.setattr("bench.run.main", main)
+
+
+def _suites(calls: list[list[str]]) -> list[str]:
+    return [arguments[arguments.index("--suite") + 1] for arguments in calls]
+
+
+def test_all_suites_of_a_table_run_and_one_may_be_chosen(two: list[list[str]], tmp_path: Path) -> None:
+    common = ["table1", "--yes", "--out", str(tmp_path), "--results", str(tmp_path)]
+    assert reproduce.main(common) == 0 and _suites(two) == ["plane_unsup", "digits_unsup"]
+    assert "Six Gaussians" in (text := (tmp_path / "table1.md").read_text()) and "Digits" in text
+    two.clear()
+    assert reproduce.main([*common, "--suite", "digits_unsup"]) == 0 and _suites(two) == ["digits_unsup"]
+
+
+def test_a_suite_of_another_table_is_refused(two: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce.main(["table1", "--yes", "--suite", "digits_unsupp"]) == 2
+    assert "digits_unsup" in capsys.readouterr().err and not two
+
+
+@pytest.mark.parametrize(("first", "called", "code"), [(130, 1, 130), (2, 1, 2), (3, 2, 3), (1, 2, 1)])
+def test_a_signal_ends_all_suites_and_a_failure_only_its_own(
+    two: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, called: int, code: int
+) -> None:
+    _pretend(monkeypatch, two, [first, 0])
+    options = ["table1", "--yes", "--out", str(tmp_path), "--results", str(tmp_path)]
+    assert reproduce.main(options) == code
+    assert len(two) == called and (tmp_path / "table1.md").exists()
+
+
+def test_the_time_budget_is_for_all_suites_together(
+    two: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 100.0, 140.0])
+    monkeypatch.setattr("bench.reproduce.time.monotonic", lambda: next(clock))
+    reproduce.main(
+        [
+            "table1",
+            "--yes",
+            "--out",
+            str(tmp_path),
+            "--results",
+            str(tmp_path),
+            "--time-budget",
+            "1m",
+            "--device",
+            "cpu",
+        ]
+    )
+    assert [arguments[-1] for arguments in two] == ["60s", "20s"]

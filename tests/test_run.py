@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import bench.data
+from bench import official
 from bench.errors import UserError
 from bench.plan import trials
 from bench.record import new_record, record_path, write
@@ -216,12 +216,12 @@ def test_a_cut_mnist_file_is_named(
     _no_dispatch(monkeypatch)
     raw = tmp_path / "root" / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for name in bench.data.MNIST_FILES:
+    for name in official.MNIST_FILES:
         (raw / name).write_bytes(b"\x00\x00\x08\x03" + b"x" * 1000)
     options = ("--budget", "quick", "--data-root", tmp_path / "root", "--out", tmp_path / "out")
     said = _refused(capsys, "--suite", mnist, *options)
     assert str(raw / "train-images-idx3-ubyte") in said and "1004 bytes" in said and "expected 47040016 bytes" in said
-    assert all((raw / name).stat().st_size == 1004 for name in bench.data.MNIST_FILES)
+    assert all((raw / name).stat().st_size == 1004 for name in official.MNIST_FILES)
 
 
 def test_no_network_and_no_files_is_one_line(
@@ -292,7 +292,7 @@ def test_list_names_every_suite_without_loading_torch() -> None:
         "heavy = {'torch', 'pandas', 'matplotlib', 'sklearn', 'joblib'} & set(sys.modules); "
         "print(sorted(heavy), file=sys.stderr); sys.exit(code)"
     )
-    root = Path(bench.data.__file__).parent.parent
+    root = Path(official.__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "[]\n")
     assert [line.split()[0] for line in done.stdout.splitlines()] == names()

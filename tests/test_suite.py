@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Literal
@@ -68,6 +69,10 @@ class Toy(Method):
     Config = ToyConfig
 
 
+class Taught(Toy):
+    needs_labels = True
+
+
 @dataclass(frozen=True)
 class OddConfig:
     limit: float = float("inf")
@@ -80,11 +85,18 @@ class Odd(Method):
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("models.toy_for_tests")
-    vars(module).update(Toy=Toy, Odd=Odd, Method=Method, number=3)
-    data = ModuleType("bench.data")
-    vars(data).update(SOURCES={"blobs": SimpleNamespace(n_train=1200), "balls": SimpleNamespace(n_train=60)})
+    vars(module).update(Toy=Toy, Taught=Taught, Odd=Odd, Method=Method, number=3)
+    sources = ModuleType("bench.sources")
+    vars(sources).update(
+        SOURCES={
+            "blobs": SimpleNamespace(
+                n_train=1200, n_classes=10, n_extra=500, splits=("random", "ali", "train", "extra")
+            ),
+            "balls": SimpleNamespace(n_train=60, n_classes=2, n_extra=0, splits=("random",)),
+        }
+    )
     monkeypatch.setitem(sys.modules, "models.toy_for_tests", module)
-    monkeypatch.setitem(sys.modules, "bench.data", data)
+    monkeypatch.setitem(sys.modules, "bench.sources", sources)
 
 
 @pytest.fixture
@@ -141,6 +153,63 @@ def test_steps_of_a_row_replace_epochs_of_the_suite(write: Callable[..., Path]) 
     assert (trial.steps, trial.validate) == (7, 2)
 
 
+def test_split_balance_labels_and_precision_reach_the_trial(write: Callable[..., Path]) -> None:
+    plain = trials(load_suite(write()), "quick", seeds=[0])
+    assert [(t.split, t.labels, t.balanced, t.precision) for t in plain] == [("random", 20, False, "fp32")] * 2
+    path = write("labels: 20\n", "split: ali\nlabels: 30\nbalanced: true\n")
+    path.write_text(path.read_text().replace("batch: 50", "precision: bf16"), encoding="utf-8")
+    one, two = trials(load_suite(path), "quick", seeds=[0])
+    assert [(t.split, t.labels, t.balanced) for t in (one, two)] == [("ali", 30, True)] * 2
+    assert (one.precision, two.precision) == ("fp32", "bf16")
+
+
+@pytest.mark.parametrize(("split", "examples"), [("random", 1000), ("ali", 1000), ("train", 1200), ("extra", 1500)])
+def test_an_epoch_has_the_unlabelled_examples_of_the_split(
+    write: Callable[..., Path], split: str, examples: int
+) -> None:
+    """1,200 training examples, 200 of them held out, and 500 further ones."""
+    trial = trials(load_suite(write("labels: 20\n", f"split: {split}\nlabels: 20\n")), "paper", ["one"])[0]
+    assert (trial.steps, trial.validate) == (3 * examples // 100, examples // 100)
+
+
+@pytest.mark.parametrize("override", ["", "batch: 5"])
+@pytest.mark.parametrize("budget", ["", "batch: 8"])
+@pytest.mark.parametrize("row", ["", "batch: 40"])
+def test_the_batch_is_the_overrides_else_the_budgets_else_the_rows_else_the_suites(
+    write: Callable[..., Path], override: str, budget: str, row: str
+) -> None:
+    path = write("paper: {epochs: 3,", f"paper: {{epochs: 3, {budget + ',' if budget else ''}")
+    own = f"    {row}\n" if row else ""
+    text = path.read_text().replace("    batch: 50\n", own)
+    text = text.replace("      quick: {epochs: 2}", f"      paper: {{{override}}}")
+    path.write_text(text, encoding="utf-8")
+    batch = 5 if override else 8 if budget else 40 if row else 100
+    one, two = trials(load_suite(path), "paper", seeds=[0])
+    assert (two.batch, two.steps, two.validate) == (batch, 3000 // batch, 1000 // batch)
+    assert one.batch == (8 if budget else 100)  # an override is of its row alone
+    assert trials(load_suite(path), "quick", ["one"])[0].batch == 100  # and a batch of its budget alone
+
+
+def test_a_method_that_learns_from_labels_needs_some(write: Callable[..., Path]) -> None:
+    path = write("models.toy_for_tests:Toy", "models.toy_for_tests:Taught")
+    assert trials(load_suite(path), "quick")[0].method == "models.toy_for_tests:Taught"
+    path.write_text(path.read_text().replace("labels: 20", "labels: 0"), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        trials(load_suite(path), "quick")
+    assert str(caught.value) == f"{path}:19: row one: Taught learns from labels; give the suite labels: N"
+    assert trials(load_suite(path), "quick", ["two"])  # Toy can do without
+
+
+def test_only_classes_to_tell_apart_fix_the_number_of_components(write: Callable[..., Path]) -> None:
+    path = write("{lr: 1e-4,", "{components: 7,")
+    assert trials(load_suite(path), "quick")[0].config["components"] == 7
+    path.write_text(path.read_text().replace("task: clustering", "task: classification"), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        trials(load_suite(path), "quick")
+    assert str(caught.value) == f"{path}:19: row one: components: 7, but blobs has 10 classes to tell apart"
+    assert trials(load_suite(path), "quick", ["two"])[0].config["components"] == 10
+
+
 def test_config_is_resolved_with_defaults(suite: Suite) -> None:
     trial = trials(suite, "quick")[0]
     assert trial.config == {
@@ -178,6 +247,9 @@ def test_a_value_equal_to_the_default_makes_the_same_trial(write: Callable[..., 
         ("seeds: 0-2", "seeds: 0,1,0", 9, "seed 0 stands twice"),
         ("seeds: 0-2", "seeds: [0, 1]", 9, "expected seeds like 0-9"),
         ("seeds: 0-2", "seeds: true", 9, "expected seeds like 0-9"),
+        ("labels: 20", "labels: -1", 8, "labels must be at least 0"),
+        ("labels: 20", "split: alli", 8, "split: expected one of random, ali, train, extra"),
+        ("labels: 20", "balanced: 1", 8, "balanced: expected true or false"),
         ("margin: 1", "margin: 0", 10, "margin must be above 0"),
         ("margin: 1", "margin: true", 10, "expected a number, got True"),
         ("batch: 100", "batch: 1e2", 11, "expected a whole number, got 100.0"),
@@ -192,7 +264,10 @@ def test_a_value_equal_to_the_default_makes_the_same_trial(write: Callable[..., 
         ("{mean: 3,", "{men: 3,", 21, "did you mean 'mean'?"),
         ("{mean: 3,", "{mean: '3',", 21, "expected a number, got '3'"),
         ("row: two", "row: one", 22, "row one stands twice"),
+        ("steps: 50,", "steps: 50, batch: 0,", 14, "batch must be at least 1"),
         ("batch: 50", "batch: 0", 25, "batch must be at least 1"),
+        ("batch: 50", "precision: fp16", 25, "precision: expected one of fp32, tf32, bf16"),
+        ("quick: {epochs: 2}", "quick: {batch: 0}", 27, "batch must be at least 1"),
         ("quick: {epochs: 2}", "quik: {epochs: 2}", 27, "unknown budget 'quik'; did you mean 'quick'?"),
         ("quick: {epochs: 2}", "quick: {epochs: 2, steps: 2}", 27, "exclude each other"),
         ("quick: {epochs: 2}", "quick: 2", 27, "expected a mapping"),
@@ -218,6 +293,8 @@ def test_a_mistake_in_a_suite_is_one_line_with_its_place(
         ("data: blobs", "data: blob", 4, "unknown data 'blob'; did you mean 'blobs'? choices: blobs, balls"),
         ("data: blobs", "data: balls", 7, "too many; balls has 60 training examples, 200 held out"),
         ("labels: 20", "labels: 2000", 8, "too many; blobs has 1200 training examples, 200 held out"),
+        ("data: blobs", "data: balls\nsplit: ali", 5, "data balls: unknown split 'ali'; choices: random"),
+        ("steps: 50,", "steps: 50, batch: 1001,", 19, "row one: a batch of 1001 is more than the 1000 training"),
         ("batch: 100", "batch: 1001", 19, "row one: a batch of 1001 is more than the 1000 training examples"),
         ("models.toy_for_tests:Toy", "os:system", 19, "must look like models.file:Class"),
         ("models.toy_for_tests:Toy", "models:Toy", 19, "must look like models.file:Class"),
@@ -300,14 +377,32 @@ CHANGES: dict[str, Any] = {
     "steps": 1,
     "validate": 1,
 }
+LATER: dict[str, Any] = {"split": "train", "balanced": True, "precision": "bf16"}  # fields that trials got since
 FIXED = Trial("s", "r", "b", 0, "models.m:M", {"lr": 0.5}, "d", 5, 0, "clustering", 4, 3, 2)
 
 
 def test_every_field_is_in_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(CHANGES) == set(FIXED.to_json())
-    digests = {replace(FIXED, **{key: value}).digest for key, value in CHANGES.items()} | {FIXED.digest}
+    changes = CHANGES | LATER
+    assert set(changes) == set(FIXED.to_json())
+    digests = {replace(FIXED, **{key: value}).digest for key, value in changes.items()} | {FIXED.digest}
     monkeypatch.setattr("bench.suite.PROTOCOL", 2)
-    assert len(digests | {FIXED.digest}) == len(CHANGES) + 2
+    assert len(digests | {FIXED.digest}) == len(changes) + 2
+
+
+@pytest.mark.parametrize("field", ["split", "precision"])
+def test_each_value_of_a_later_field_has_a_digest_of_its_own(field: str) -> None:
+    values = {"split": ("random", "ali", "train", "extra"), "precision": ("fp32", "tf32", "bf16")}[field]
+    changes: list[dict[str, Any]] = [{field: value} for value in values]
+    assert len({replace(FIXED, **change).digest for change in changes}) == len(values)
+
+
+def test_a_trial_from_before_a_field_existed_is_read_with_its_default_and_the_same_digest() -> None:
+    old = {key: value for key, value in FIXED.to_json().items() if key not in LATER}
+    text = json.dumps({"protocol": 1, **old}, sort_keys=True, separators=(",", ":"))  # the digest as it was then
+    back = Trial.from_json(json.loads(json.dumps(old)))
+    assert (back.split, back.balanced, back.precision) == ("random", False, "fp32")
+    assert back == FIXED
+    assert back.digest == FIXED.digest == sha256(text.encode()).hexdigest()
 
 
 def test_the_digest_is_stable() -> None:
@@ -338,6 +433,9 @@ def test_a_trial_survives_json(suite: Suite) -> None:
         ({"seed": "1"}, "record: seed: expected a whole number, got '1'"),
         ({"task": "sorting"}, "record: task: expected one of"),
         ({"seed": None}, "record: seed: expected a whole number"),
+        ({"split": "half"}, "record: split: expected one of"),
+        ({"precision": "fp8"}, "record: precision: expected one of"),
+        ({"balanced": 1}, "record: balanced: expected true or false"),
     ],
 )
 def test_a_damaged_trial_is_refused(change: dict[str, Any], part: str) -> None:

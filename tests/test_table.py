@@ -6,6 +6,7 @@ After a wanted change of layout: `AMM_GOLDEN=write python -m pytest tests/test_t
 import json
 import os
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,6 +166,112 @@ def test_classification_has_its_own_second_table() -> None:
     suite = replace(SUITE, task="classification", metric="test.error", rows=SUITE.rows[3:4], seeds=(0,))
     text = render(suite, "paper", [], [record], "markdown")
     assert "12.50 (1)" in text and "| error %" in text and "NMI" not in text
+
+
+def _with_bayes(record: dict, **scores: float) -> dict:
+    """The record with scores of the classifier of Eq. 19 beside the first one's."""
+    at = record["result"]["last"]
+    at["test"] = {**at["test"], **scores}
+    return record
+
+
+@pytest.mark.parametrize(("task", "name"), [("clustering", "majority"), ("classification", "error")])
+@pytest.mark.parametrize("fmt", ["markdown", "latex"])
+def test_the_classifier_of_eq_19_has_a_column_if_any_row_has_it(task: str, name: str, fmt: str) -> None:
+    metric, heading = f"test.{name}", f"Eq. 19 {name} "
+    suite = replace(SUITE, task=task, metric=metric, rows=(SUITE.rows[0], SUITE.rows[3]), seeds=(0,))
+    first, second = make("amm_k10", 0), make("kmeans", 0)
+    for record in (first, second):
+        at = {"step": 1, "test": {"error": 12.5, "majority": 12.5}}
+        record["result"] = {"last": at, "selected": at, "best_on_test": at}
+    assert heading not in render(suite, "paper", [], [first, second], fmt)
+    text = render(suite, "paper", [], [_with_bayes(first, **{f"bayes_{name}": 7.25}), second], fmt)
+    assert heading in text
+    if fmt == "markdown":
+        table = _second_table(text)
+        column = table[0].index(f"Eq. 19 {name} %")
+        assert [row[column] for row in table[1:]] == ["7.25", "–"]
+        assert table[0][column - 1] == ("error %" if task == "classification" else "majority %")
+
+
+def _second_table(text: str) -> list[list[str]]:
+    """Heading and rows of the table of the other scores."""
+    lines = [line.replace("\\|", "") for line in text.split("Other scores")[1].splitlines() if line.startswith("|")]
+    return [[part.strip() for part in line.split("|")[1:-1]] for line in lines if not line.startswith("|--")]
+
+
+def test_columns_of_the_second_table_that_say_nothing_disappear() -> None:
+    first, second = make("amm_k10", 0), make("aae", 0)
+    for record in (first, second):
+        for at in record["result"].values():
+            if isinstance(at, dict):
+                at["test"]["hungarian"] = None
+        del record["result"]["best_on_test"]
+    del second["result"]["last"]["test"]["ari"]
+    heading, *rows = _second_table(render(SUITE, "paper", [], [first, second], "markdown"))
+    assert not {"one-to-one %", "best on test (not comparable)", "Eq. 19 majority %"} & set(heading)
+    assert [row[heading.index("ARI")] for row in rows] == ["0.800", "–"]  # one row is enough to stay
+    assert len(rows) == 2
+    assert {"majority %", "live clusters", "at selected step"} <= set(heading)
+
+
+VARIANT = {"name": "SVHN as JPEG", "train": {"images": 3, "sha256_images_nhwc": "ab" * 32, "note": "73,000 images"}}
+SAID = "Not the official files but SVHN as JPEG: 73,000 images (sha256 of the images abababababab...)."
+
+
+def _of_variant(record: dict) -> dict:
+    record["data"] = {**record["data"], "variant": VARIANT}
+    return record
+
+
+def _marked(cell: str) -> list[int]:
+    """The numbers of a cell's notes."""
+    found = re.search(r" \[([\d, ]+)\]$", cell)
+    return [int(number) for number in found[1].split(", ")] if found else []
+
+
+@pytest.mark.parametrize("which", ["reference", "yours"])
+def test_data_that_are_not_official_are_told_at_the_cell_that_rests_on_them(which: str) -> None:
+    records = {run: [make("aae", seed, 4.0) for seed in range(10)] for run in ("reference", "yours")}
+    records[which][3] = _of_variant(records[which][3])  # one of them is enough
+    text = render(SUITE, "paper", records["reference"], records["yours"], "markdown")
+    assert text.count(SAID) == 1
+    number = int(next(line for line in text.splitlines() if line.endswith(SAID)).partition(".")[0])
+    row = line_of(text, "AAE")
+    assert {run: number in _marked(row[column]) for run, column in (("reference", 3), ("yours", 4))} == {
+        run: run == which for run in records
+    }
+    assert number not in _marked(row[0]) + _marked(line_of(text, "AMM")[4])
+    assert SAID in render(SUITE, "paper", records["reference"], records["yours"], "csv")
+
+
+@pytest.mark.parametrize("variant", [None, {}, ...])
+def test_official_data_need_no_note(variant: Any) -> None:
+    record = make("aae", 0)
+    if variant is not ...:  # older records do not have the key
+        record["data"]["variant"] = variant
+    assert "official" not in render(SUITE, "paper", [], [record], "markdown")
+
+
+def test_a_variant_of_several_files_tells_each() -> None:
+    record = _of_variant(make("aae", 0))
+    record["data"]["variant"] = {**VARIANT, "test": {**VARIANT["train"], "note": "26,000 images"}}
+    part = "(sha256 of the images abababababab...)"
+    text = render(SUITE, "paper", [], [record], "markdown")
+    assert f"Not the official files but SVHN as JPEG: 73,000 images {part}; 26,000 images {part}." in text
+
+
+def test_a_precision_other_than_fp32_is_a_departure_of_the_row() -> None:
+    records = [make("aae", seed) for seed in range(3)] + [make("amm_k10", seed) for seed in range(3)]
+    for record in records[:3]:
+        record["trial"]["precision"] = "bf16"
+    for record in records[3:5]:
+        record["trial"]["precision"] = "fp32"  # and the last is of before there was a choice
+    text = render(SUITE, "paper", [], records, "markdown")
+    assert text.count("Trained in") == 1
+    number = int(next(line for line in text.splitlines() if line.endswith(". Trained in bf16.")).partition(".")[0])
+    assert {label for label in ("AMM", "AAE", "k-means") if number in _marked(line_of(text, label)[0])} == {"AAE"}
+    assert number not in _marked(line_of(text, "AAE")[4])
 
 
 def test_terminals_without_the_signs_get_ascii() -> None:

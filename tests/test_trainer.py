@@ -4,19 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from bench import checkpoint
+from bench import checkpoint, trainer
+from bench.errors import Diverged
 from bench.plan import method_class
 from bench.suite import Trial
-from bench.trainer import Diverged, Run, weights_digest
+from bench.trainer import Run, weights_digest
+from models.method import Batch
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("toy")
+pytestmark = pytest.mark.usefixtures("toy", "more_toys")
+
+
+@pytest.fixture
+def more_toys(toy: ModuleType) -> None:
+    """Beside Toy: Two, with a second classifier that calls everything class 1, and Taught, which learns from labels."""
+
+    class Two(toy.Toy):  # type: ignore[misc, name-defined]
+        def predictions(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            answer = self.predict(x)
+            return {"predict": answer, "bayes": torch.ones_like(answer)}
+
+    class Taught(Two):
+        def update(self, batch: Batch) -> dict[str, torch.Tensor]:
+            losses = super().update(batch)
+            error = torch.nn.functional.cross_entropy(self.map(batch.x_labelled.flatten(1)), batch.y_labelled)
+            self.adam.zero_grad()
+            error.backward()
+            self.adam.step()
+            return {**losses, "error": error.detach()}
+
+    vars(toy).update(Two=Two, Taught=Taught)
 
 
 class After:
@@ -103,6 +128,30 @@ def test_labelled_examples_come_with_every_batch_if_there_are_any(make_trial: Ca
     assert torch.equal(stripes, batch.y_labelled)
 
 
+@pytest.mark.parametrize(
+    ("labels", "batch", "steps"), [(50, 12, 30), (12, 40, 10), (7, 7, 5), (1, 3, 2), (100, 24, 12)]
+)
+def test_every_labelled_example_comes_once_before_any_comes_again(
+    make_trial: Callable[..., Trial], labels: int, batch: int, steps: int
+) -> None:
+    """Also over the ends of batches and of epochs (240 examples), and in more labelled places than there are labels."""
+    run = _finished(make_trial(steps=steps, batch=batch, labels=labels, validate=steps))
+    x, y = run.dataset.train.x_labelled, run.dataset.train.y_labelled
+    number = {tuple(image): i for i, image in enumerate((x.float() * run.dataset.scale).flatten(1).tolist())}
+    assert len(number) == labels
+    came = [number[tuple(image)] for seen in run.method.seen for image in seen.x_labelled.flatten(1).tolist()]
+    assert torch.equal(torch.cat([seen.y_labelled for seen in run.method.seen]), y[came])
+    rounds = [came[start : start + labels] for start in range(0, steps * batch, labels)]
+    assert all(sorted(each) == list(range(labels)) for each in rounds[:-1])
+    assert len(set(rounds[-1])) == len(rounds[-1])
+    assert labels < 8 or all(one != other for one, other in pairwise(rounds))
+
+
+def test_labels_do_not_change_the_order_of_the_first_epoch(make_trial: Callable[..., Trial]) -> None:
+    with_labels, without = _finished(make_trial(steps=1, labels=9)), _finished(make_trial(steps=1))
+    assert torch.equal(with_labels.method.seen[0].x, without.method.seen[0].x)
+
+
 def test_a_method_that_learns_in_finish_alone_takes_no_steps(make_trial: Callable[..., Trial]) -> None:
     run = _finished(make_trial(method="models.toy_for_tests:Still"))
     assert run.method.calls == ["prepare", "finish", "predict", "predict"]
@@ -119,24 +168,126 @@ def test_losses_are_means_since_the_last_scoring(make_trial: Callable[..., Trial
     )
 
 
-@pytest.mark.parametrize(("at", "between"), [(1, "0 and 4"), (4, "0 and 4"), (5, "4 and 8"), (15, "12 and 15")])
-def test_a_loss_that_is_no_number_ends_the_run_and_says_where(
-    make_trial: Callable[..., Trial], at: int, between: str
+@pytest.mark.parametrize(
+    ("steps", "at", "between", "scored"),
+    [  # a stretch is a hundredth of the trial, and ends where the run is scored: after every 7 steps
+        (15, 1, "0 and 1", None),
+        (15, 7, "6 and 7", None),
+        (15, 8, "7 and 8", 7),
+        (15, 15, "14 and 15", 14),
+        (400, 1, "0 and 4", None),
+        (400, 6, "4 and 7", None),
+        (400, 8, "7 and 11", 7),
+        (400, 11, "7 and 11", 7),
+    ],
+)
+def test_a_loss_that_is_no_number_ends_the_run_at_the_end_of_its_stretch_and_says_where(
+    make_trial: Callable[..., Trial], steps: int, at: int, between: str, scored: int | None
 ) -> None:
-    run = Run(make_trial({"fault": "loss", "at": at}), CPU)
+    run = Run(make_trial({"fault": "loss", "at": at}, steps=steps, validate=7), CPU)
     with pytest.raises(Diverged, match=f"^loss 'loss' is not finite between steps {between}$"):
         _advance(run)
+    assert run.method.calls.count("update") == run.step == int(between.split()[-1])
     result = run.result()
-    assert (result is None) == (at <= 4)
-    if result is not None:
-        assert result["last"]["step"] == int(between.split()[0])
+    assert (result and result["last"]["step"]) == scored
 
 
 def test_weights_that_break_in_the_last_update_before_a_scoring_are_divergence(
     make_trial: Callable[..., Trial],
 ) -> None:
-    with pytest.raises(Diverged):
+    with pytest.raises(Diverged, match="^parameter 'map.weight' is not finite between steps [0-3] and 4$"):
         _advance(Run(make_trial({"fault": "weights", "at": 4}), CPU))
+
+
+# what a result tells beside the scores
+
+
+def _losses(trial: Trial) -> list[float]:
+    """The loss of each step, from a trial that is scored after each."""
+    return [point["losses"]["loss"] for point in _finished(replace(trial, validate=1)).curve]
+
+
+def test_the_trace_has_the_mean_loss_of_each_stretch(make_trial: Callable[..., Trial]) -> None:
+    trial = make_trial(steps=250, validate=100)
+    losses, result = _losses(trial), _finished(trial).result()
+    assert result is not None
+    ends = [int(step) for step in result["trace"]["step"]]
+    assert ends[:2] == [3, 6] and {100, 200, 250} <= set(ends)
+    means = [sum(losses[start:end]) / (end - start) for start, end in zip([0, *ends], ends, strict=False)]
+    assert result["trace"]["loss"] == pytest.approx(means, rel=1e-4)
+    curve = [point["losses"]["loss"] for point in result["curve"]]
+    assert curve == pytest.approx([sum(losses[:100]) / 100, sum(losses[100:200]) / 100, sum(losses[200:]) / 50])
+
+
+def _counted(run: Run, pred: torch.Tensor) -> list[list[int]]:
+    """Test examples by answer (rows) and true class (columns)."""
+    counts = [[0] * 3 for _ in range(3)]
+    for answer, true in zip(pred.tolist(), run.dataset.y_test.tolist(), strict=True):
+        counts[answer][true] += 1
+    return counts
+
+
+@pytest.mark.parametrize("task", ["clustering", "classification"])
+def test_the_confusion_of_a_result_is_that_of_each_classifier_at_the_last_step(
+    make_trial: Callable[..., Trial], task: str
+) -> None:
+    trial = make_trial(method="models.toy_for_tests:Two", task=task)
+    whole = _finished(trial)
+    x = whole.dataset.x_test.float() * whole.dataset.scale
+    with torch.no_grad():
+        answers = whole.method.map(x.flatten(1)).argmax(1)
+    result = whole.result()
+    assert result is not None
+    assert result["confusion"] == {
+        "predict": _counted(whole, answers),
+        "bayes": [[0, 0, 0], [30, 30, 30], [0, 0, 0]],
+    }
+    assert len(set(answers.tolist())) > 1  # the count tells rows from columns
+    for at in (6, 13, 15):
+        run, again = Run(trial, CPU), Run(trial, CPU)
+        _advance(run, at)
+        again.restore(run.state())
+        assert _advance(again) and again.result() == result
+
+
+def test_before_a_scoring_there_is_no_confusion_and_a_broken_run_keeps_the_last_one(
+    make_trial: Callable[..., Trial],
+) -> None:
+    run = Run(make_trial({"fault": "loss", "at": 6}), CPU)
+    assert run.confusion == {}
+    with pytest.raises(Diverged):
+        _advance(run)
+    at_4 = _finished(make_trial(steps=4)).result()
+    result = run.result()
+    assert at_4 is not None and result is not None
+    assert result["confusion"] == at_4["confusion"] and result["trace"]["step"] == [1, 2, 3, 4, 5]
+
+
+def test_every_classifier_of_a_method_is_scored(make_trial: Callable[..., Trial]) -> None:
+    one, two = (_finished(make_trial(method=f"models.toy_for_tests:{name}")) for name in ("Toy", "Two"))
+    for alone, both in zip(one.curve, two.curve, strict=True):
+        assert alone["losses"] == both["losses"]
+        for part in ("validation", "test"):
+            assert {f"bayes_{key}" for key in alone[part]} == both[part].keys() - alone[part].keys()
+            assert {key: both[part][key] for key in alone[part]} == alone[part]
+            assert both[part]["bayes_live"] == 1
+    assert two.curve[-1]["test"]["bayes_majority"] == pytest.approx(200 / 3)
+    result = _finished(make_trial(method="models.toy_for_tests:Two", task="classification")).result()
+    assert result is not None
+    assert result["last"]["test"].keys() == {"error", "bayes_error"}
+    assert result["last"]["test"]["bayes_error"] == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize(("seconds", "taken"), [(0.25, 10), (0.75, 7), (2.0, 3), (60.0, 1)])
+def test_slow_steps_are_timed_over_fewer(
+    make_trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch, seconds: float, taken: int
+) -> None:
+    """On a clock that only steps advance, the first of which is not counted."""
+    run = Run(make_trial(), CPU)
+    monkeypatch.setattr(trainer, "MEASURED_S", 5.0)
+    monkeypatch.setattr("bench.trainer.time.monotonic", lambda: run.step * seconds)
+    assert run.time_step(10) == seconds
+    assert run.method.calls == ["prepare"] + ["update"] * (1 + taken)
 
 
 def _point(step: int, validation: float, test: float) -> dict[str, Any]:
@@ -160,7 +311,7 @@ def test_the_three_steps_of_a_result(make_trial: Callable[..., Trial]) -> None:
 def test_classification_is_selected_by_its_own_error(make_trial: Callable[..., Trial]) -> None:
     result = _finished(make_trial(task="classification")).result()
     assert result is not None
-    assert result["selected"]["rule"] == "lowest validation error error"
+    assert result["selected"]["rule"].startswith("lowest validation error")
     assert set(result["last"]["test"]) == {"error"}
     assert result["selected"]["validation"]["error"] == min(p["validation"]["error"] for p in result["curve"])
 
@@ -185,13 +336,17 @@ CASES = {
     "ali": ("baselines.ali:ALI", {"nets": "plane", "components": 6, "n_init": 1, "penalty_weight": 1.0}),
     "aae": ("baselines.aae:AAE", {"components": 6, "hidden": 12, "output": "linear", "batchnorm": True}),
     "kmeans": ("baselines.kmeans:KMeans", {"components": 6, "n_init": 1}),
+    "samm": ("models.samm:SAMM", {"nets": "plane", "components": 6, "learning_rate": 1e-3, "init_std": 0.2}),
+    "supervised": ("baselines.supervised:Supervised", {"nets": "plane", "components": 6, "init_std": 0.2}),
 }
+LABELLED: dict[str, Any] = {"labels": 500, "task": "classification"}  # 7 batches of 1200 run out of them amid a batch
 
 
 def _case(make_trial: Callable[..., Trial], name: str, **more: Any) -> Trial:
     method, config = CASES[name]
     full = asdict(method_class(method).Config(**config))
-    return replace(make_trial(**{**PLANE, **more}), row=name.replace(" ", "_"), method=method, config=full)
+    extra: dict[str, Any] = LABELLED if name in ("samm", "supervised") else {}
+    return replace(make_trial(**{**PLANE, **extra, **more}), row=name.replace(" ", "_"), method=method, config=full)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -216,20 +371,27 @@ def test_a_run_that_is_stopped_anywhere_and_restored_equals_one_that_was_not(
         assert again.resumed == 1
 
 
-def test_a_run_that_is_stopped_at_every_step_equals_one_that_was_not(make_trial: Callable[..., Trial]) -> None:
-    trial = make_trial()
-    whole, state, lives = _finished(trial), None, 0
+@pytest.mark.parametrize("labels", [0, 100, 12])  # of 40 a batch
+def test_a_run_that_is_stopped_at_every_step_equals_one_that_was_not(
+    make_trial: Callable[..., Trial], labels: int
+) -> None:
+    trial = make_trial(labels=labels, method=f"models.toy_for_tests:{'Taught' if labels else 'Toy'}")
+    whole, state, lives, seen = _finished(trial), None, 0, list[Run]()
     while True:
         run = Run(trial, CPU)
         if state is not None:
             run.restore(state)
         lives += 1
+        seen.append(run)
         if _advance(run, 1):
             break
         state = run.state()
     assert lives == 15
     assert run.result() == whole.result()
     assert run.resumed == 14
+    if labels:
+        given = [batch.x_labelled for life in seen for batch in life.method.seen]
+        assert torch.equal(torch.cat(given), torch.cat([batch.x_labelled for batch in whole.method.seen]))
     assert run.method.calls.count("prepare") == 0  # done in the first life
 
 

@@ -1,0 +1,107 @@
+"""What datasets there are, and how each is read as it is stored; `bench.data` splits it, `bench.official` fetches files."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench import official
+from bench.errors import UserError
+from bench.official import Stored
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known about a dataset without loading it; `label` and `note` are its name and footnote in tables.
+
+    `splits` are the ways in which `bench.data` may split it; `n_extra` the further examples of the split "extra".
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    n_classes: int
+    n_train: int
+    n_test: int
+    scale: float
+    label: str
+    note: str = ""
+    splits: tuple[str, ...] = ("random",)
+    n_extra: int = 0
+
+
+_DRAWN_ONCE = "scikit-learn's 1,797 digits; the 500 test examples were drawn at random once, with a constant seed"
+_CIRCLE = "points in the plane: six Gaussians of std 0.3 whose means lie evenly on a circle of radius 3"
+_SVHN = (3, 32, 32), 10, 73_257, 26_032, 1 / 255
+_KNOWN = (
+    Source("mnist", (1, 28, 28), 10, 60_000, 10_000, 1 / 255, "MNIST"),
+    Source("svhn", *_SVHN, "SVHN", splits=("ali", "train", "extra"), n_extra=531_131),
+    Source("digits", (1, 8, 8), 10, 1_297, 500, 1 / 16, "digits 8x8", _DRAWN_ONCE),
+    Source("plane", (2, 1, 1), 6, 6_000, 1_000, 1.0, "six Gaussians", _CIRCLE),
+    Source("synthetic", (1, 8, 8), 3, 300, 90, 1 / 255, "synthetic stripes", "made-up images for tests"),
+)
+SOURCES: dict[str, Source] = {source.name: source for source in _KNOWN}
+
+
+def read(name: str, root: Path | None, extra: bool) -> Stored:
+    """The dataset `name` on the CPU, with its further examples if `extra`.
+
+    `root` is the folder of downloaded datasets; default the environment's AMM_DATA_ROOT, else ./data. UserError: files that
+    are damaged or can be neither found nor fetched.
+    """
+    folder = Path(root or os.environ.get("AMM_DATA_ROOT") or "data")
+    try:
+        folder = folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"data root {folder}: {error}; write it without ~") from None
+    return _READERS[name](folder, extra)
+
+
+def _digits(root: Path, extra: bool) -> Stored:
+    """scikit-learn's digits, grey levels 0..16, with a test set drawn at random (not stratified) once for all."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x, y = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1), torch.from_numpy(bunch.target).long()
+    order = torch.randperm(len(y), generator=torch.Generator("cpu").manual_seed(1797))
+    n_test = SOURCES["digits"].n_test
+    test, train = order[:n_test].sort().values, order[n_test:].sort().values
+    return Stored(x[train], y[train], x[test], y[test])
+
+
+def _plane(root: Path, extra: bool) -> Stored:
+    """Equally many points around each mean, the same ones in every trial; point i has class i mod 6."""
+    source = SOURCES["plane"]
+    y = torch.arange(source.n_train + source.n_test) % source.n_classes
+    angle = y.double() * (2 * math.pi / source.n_classes)
+    # drawn in double and rounded once, so that a CPU's vector unit cannot change the last bit
+    noise = 0.3 * torch.randn(len(y), 2, dtype=torch.double, generator=torch.Generator("cpu").manual_seed(6))
+    x = (3.0 * torch.stack([angle.cos(), angle.sin()], dim=1) + noise).float().view(-1, *source.shape)
+    return _divided(x, y, source.n_train)
+
+
+def _synthetic(root: Path, extra: bool) -> Stored:
+    """A bright stripe of two rows on dark noise; class c, which is i mod 3, lights rows 2c and 2c + 1."""
+    source = SOURCES["synthetic"]
+    y = torch.arange(source.n_train + source.n_test) % source.n_classes
+    bright = torch.arange(8) // 2 == y[:, None]
+    dark = torch.randint(64, (len(y), *source.shape), generator=torch.Generator("cpu").manual_seed(3))
+    return _divided((dark + 160 * bright[:, None, :, None]).to(torch.uint8), y, source.n_train)
+
+
+def _divided(x: Tensor, y: Tensor, n_train: int) -> Stored:
+    return Stored(x[:n_train], y[:n_train], x[n_train:], y[n_train:])
+
+
+_READERS: dict[str, Callable[[Path, bool], Stored]] = {
+    "mnist": official.mnist,
+    "svhn": official.svhn,
+    "digits": _digits,
+    "plane": _plane,
+    "synthetic": _synthetic,
+}

@@ -1,0 +1,64 @@
+"""SAMM, the semi-supervised AMM: Algorithm 2.
+
+Two games are played with one discriminator: AMM's on unlabelled examples, and Eq. 14's on labelled ones, whose y is true and
+whose z the encoder infers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.amm import AMM, AMMConfig, Tuple3
+from models.latent import one_hot
+from models.method import Batch, Data
+from models.noise import Noise
+from models.prior import Kind
+
+
+@dataclass(frozen=True)
+class SAMMConfig(AMMConfig):
+    """Knobs of SAMM: AMM's, with the defaults of the SVHN experiments, and the one that labels bring."""
+
+    nets: Literal["mnist", "svhn", "digits", "plane"] = "svhn"  # Tables 7-10
+    prior: Kind = "learned_variance"  # Table 8
+    penalty_weight: float = 0.01  # λ for SVHN (section 4.1)
+    p_y: Literal["labels", "uniform"] = (
+        "labels"  # p(y) is the frequency of the classes among the labels (section 4.3.2)
+    )
+
+
+class SAMM(AMM):
+    """Algorithm 2: Algorithm 1 with M tuples of the labelled game beside the M of the unlabelled one.
+
+    Every loss of Algorithm 2 is the sum of both games, each with weight 1 / 2M: the mean over the 2M tuples of both, which
+    is what AMM's step takes. No gradient of the labelled game reaches Gy, since y is given there.
+    """
+
+    Config = SAMMConfig
+    needs_labels = True
+    config: SAMMConfig
+
+    def prepare(self, data: Data) -> None:
+        """p(y) from the labelled subset."""
+        if self.config.p_y == "labels" and data.y_labelled is not None:
+            count = torch.bincount(data.y_labelled, minlength=self.config.components)
+            self.prior.p_y.copy_(count / count.sum())
+
+    def labelled(self, x: Tensor, y: Tensor, noise: Noise) -> Tuple3:
+        """(x, y, ẑ) ~ q(x, y) q(z | x, y), Eq. 4, for classes y int64 [M]; in Eqs. 7 and 15 z is seen from x alone."""
+        given = one_hot(y, self.config.components)[:, :, None, None]
+        if self.config.factorisation == 6:
+            return x, given, self.encoder_z(noise, "z", x=x, y=given)["z"]
+        return x, given, self.encoder(noise, "z", x=x)["z"]
+
+    def tuples(self, batch: Batch) -> tuple[Tuple3, Tuple3]:
+        """Both games' tuples, the unlabelled first; batch normalisation sees the two batches of x one after the other."""
+        assert batch.x_labelled is not None and batch.y_labelled is not None, "a step needs labelled examples"
+        free = self.inferred(batch.x, batch.noise)
+        given = self.labelled(batch.x_labelled, batch.y_labelled, batch.noise)
+        x, y, z = (torch.cat(pair) for pair in zip(free, given, strict=True))
+        return (x, y, z), self.synthesised(len(x), batch.noise)
