@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from models.adversarial import discriminator_loss, synthesis_loss
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
+from models.nets import mlp, normal_
 from models.noise import Noise
 
 
@@ -42,19 +43,6 @@ class AAEConfig:
     init_std: float = 0.01  # weights ~ N(0, init_std²), biases 0
 
 
-def mlp(inputs: int, hidden: int, outputs: int, batchnorm: bool, std: float, noise: Noise) -> nn.Sequential:
-    """Two hidden layers of rectified units and a linear one; weights ~ N(0, std²) and biases 0."""
-    layers: list[nn.Module] = []
-    for a, b in ((inputs, hidden), (hidden, hidden)):
-        layers += [nn.utils.skip_init(nn.Linear, a, b), *([nn.BatchNorm1d(b)] if batchnorm else []), nn.ReLU()]
-    net = nn.Sequential(*layers, nn.utils.skip_init(nn.Linear, hidden, outputs)).to(noise.device)
-    for layer in net:
-        if isinstance(layer, nn.Linear):
-            layer.weight.data = noise.normal(*layer.weight.shape).mul_(std)
-            layer.bias.data.zero_()
-    return net
-
-
 class AAE(Method):
     """Each step plays three phases: reconstruction, both discriminators, and the encoder against them."""
 
@@ -64,10 +52,11 @@ class AAE(Method):
         super().__init__(config, spec, noise)
         c = config
         pixels, code = torch.Size(spec.shape).numel(), c.components + c.z_dim
-        self.encoder = mlp(pixels, c.hidden, code, c.batchnorm, c.init_std, noise)  # heads: logits of y, then z
-        self.decoder = mlp(code, c.hidden, pixels, c.batchnorm, c.init_std, noise)
-        self.d_y = mlp(c.components, c.hidden, 1, False, c.init_std, noise)
-        self.d_z = mlp(c.z_dim, c.hidden, 1, False, c.init_std, noise)
+        wide = (c.hidden, c.hidden)
+        self.encoder = mlp((pixels, *wide, code), batchnorm=c.batchnorm)  # heads: logits of y, then z
+        self.decoder = mlp((code, *wide, pixels), batchnorm=c.batchnorm)
+        self.d_y, self.d_z = mlp((c.components, *wide, 1)), mlp((c.z_dim, *wide, 1))
+        normal_(self, noise, c.init_std)
 
         self.e_parameters = list(self.encoder.parameters())
         self.r_parameters = list(self.decoder.parameters())

@@ -250,4 +250,5 @@ def _outcome(path: Path, status: str) -> str:
         return f"{status}: {found['reason']}"
     scores = found["result"]["last"]["test"]
     name, value = next(iter(scores.items()))
-    return f"done, test {name} error {value:.2f} %, {found['run']['seconds']:.0f} s"
+    what = name if name == "error" else f"{name} error"
+    return f"done, test {what} {value:.2f} %, {found['run']['seconds']:.0f} s"
