@@ -154,10 +154,11 @@ class Run:
         at = self.step % (n // batch)
         if at == 0:
             self.order = self.noise.permutation(n)
-        x = self.dataset.train.take(self.order[at * batch : (at + 1) * batch])
+        index = self.order[at * batch : (at + 1) * batch]
+        x = self.dataset.train.take(index)
         labelled = self._labelled(batch)
         with self.precision:
-            losses = self.method.update(Batch(x, self.noise, *labelled))
+            losses = self.method.update(Batch(x, self.noise, *labelled, index))
         self.trace.add(losses)
         self.step += 1
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +31,18 @@ class Spec:
     n_classes: int
 
 
-class Batch(NamedTuple):
-    """What one step gets: examples in [0, 1] (float [B, C, H, W]), the trial's noise, and labelled examples if any."""
+@dataclass(frozen=True)
+class Batch:
+    """What one step gets: examples in [0, 1] (float [B, C, H, W]), the trial's noise, and labelled examples if any.
+
+    `index` is where in `Data.x` the examples stand, int64 [B].
+    """
 
     x: Tensor
     noise: Noise
     x_labelled: Tensor | None = None
     y_labelled: Tensor | None = None
+    index: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,9 @@ class Case:
     def batch(self, start: int = 0) -> Batch:
         labelled = self.train.x_labelled
         assert labelled is not None
-        x = self.train.take(torch.arange(start, start + 20))
-        return Batch(x, self.noise, labelled.float() * self.train.scale, self.train.y_labelled)
+        index = torch.arange(start, start + 20)
+        labels = labelled.float() * self.train.scale, self.train.y_labelled
+        return Batch(self.train.take(index), self.noise, *labels, index)
 
     def train_for(self, steps: int) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}

@@ -107,6 +107,8 @@ def test_every_epoch_visits_every_example_once_in_a_new_order(make_trial: Callab
     for epoch in (first, second):
         assert sorted(map(tuple, epoch.flatten(1).tolist())) == known
     assert not torch.equal(first, second)
+    for batch in run.method.seen:
+        assert torch.equal(x[batch.index], batch.x)
 
 
 def test_an_incomplete_last_batch_is_left_out(make_trial: Callable[..., Trial]) -> None:
