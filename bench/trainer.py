@@ -82,12 +82,14 @@ class Run:
         mine = self.state()
         if not mine.keys() <= state.keys() or state["optimizers"].keys() != mine["optimizers"].keys():
             return False
-        shapes = [{name: value.shape for name, value in of["module"].items()} for of in (mine, state)]
+        own, other = mine["module"], state["module"]
+        # an empty buffer of mine is one that `prepare` fills; the method resizes it when it is loaded
+        same = own.keys() == other.keys() and all(v.shape in (other[name].shape, (0,)) for name, v in own.items())
         groups = [
             [[len(group["params"]) for group in adam["param_groups"]] for adam in of["optimizers"].values()]
             for of in (mine, state)
         ]
-        return shapes[0] == shapes[1] and groups[0] == groups[1]
+        return same and groups[0] == groups[1]
 
     def restore(self, state: checkpoint.State) -> None:
         """Continues from what `state()` returned, which must fit."""

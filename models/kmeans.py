@@ -6,7 +6,6 @@ Fitting happens on the CPU, once before scoring; answering stays on the device o
 from __future__ import annotations
 
 import torch
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 
@@ -20,6 +19,8 @@ def fit_centres(features: Tensor, k: int, n_init: int, seed: int) -> Tensor:
     Raises:
         ValueError: fewer features than centres, or a feature that is not finite.
     """
+    from sklearn.cluster import KMeans  # here, because it takes a second to import and a table needs none of it
+
     # float64, so that the order in which threads add up does not show in the labels
     points = features.detach().cpu().double().numpy()
     fitted = KMeans(k, init="k-means++", n_init=n_init, random_state=seed).fit(points)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from baselines.imsat import IMSATConfig
 from bench import checkpoint, trainer
 from bench.errors import Diverged
 from bench.plan import method_class
@@ -445,3 +446,16 @@ def test_seconds_go_on_from_the_checkpoint(make_trial: Callable[..., Trial]) -> 
     again.restore(state)
     _advance(again)
     assert 1000 < again.seconds < 1100
+
+
+def test_a_buffer_that_prepare_fills_takes_the_size_it_had(make_trial: Callable[..., Trial]) -> None:
+    """IMSAT keeps a radius for each training example, which a new object does not know yet."""
+    config = {"components": 3, "hidden": 12, "neighbour": 3}
+    trial = replace(make_trial(), method="baselines.imsat:IMSAT", config=asdict(IMSATConfig(**config)))  # type: ignore[arg-type]
+    whole = _finished(trial)
+    first, second = Run(trial, CPU), Run(trial, CPU)
+    assert not first.advance(lambda: first.step == 6, lambda *_: None, lambda _: None)
+    assert second.fits(first.state())
+    second.restore(first.state())
+    assert second.advance(lambda: False, lambda *_: None, lambda _: None)
+    assert weights_digest(second.method) == weights_digest(whole.method)
