@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.method import Batch, Method, Spec
-from models.nets import conv, fan_in_, linear, mlp
+from models.nets import conv, fan_in_, linear, mlp, running_statistics_kept
 from models.noise import Noise
 
 
@@ -69,16 +69,11 @@ class CatGAN(Method):
         self.d_adam = torch.optim.Adam(self.d_parameters, c.d_learning_rate, betas, weight_decay=decay, fused=True)
         self.g_adam = torch.optim.Adam(self.g_parameters, c.g_learning_rate, betas, weight_decay=decay, fused=True)
 
-    def judge(self, x: Tensor, noise: Noise | None = None, generated: bool = False) -> Tensor:
-        """D's logits [B, K] of images [B, C, H, W]; those of `generated` ones leave the running statistics alone."""
+    def judge(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """D's logits [B, K] of images [B, C, H, W]."""
         h = self._blur(x, noise)
         for layer in self.discriminator:
-            if not isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-                h = layer(h)
-            elif generated:
-                h = F.batch_norm(self._blur(h, noise), None, None, layer.weight, layer.bias, True, eps=layer.eps)
-            else:
-                h = layer(self._blur(h, noise))
+            h = layer(self._blur(h, noise) if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) else h)
         return h
 
     def _blur(self, h: Tensor, noise: Noise | None) -> Tensor:
@@ -88,13 +83,16 @@ class CatGAN(Method):
         """One step of both players on examples [B, C, H, W] and as many generated images."""
         noise = batch.noise
         x = self.generator(noise.uniform(len(batch.x), self.config.z_dim))
-        real, generated = self.judge(batch.x, noise), self.judge(x.detach(), noise, generated=True)
+        real = self.judge(batch.x, noise)
+        with running_statistics_kept(self.discriminator):
+            generated = self.judge(x.detach(), noise)
         d = discriminator_loss(real, generated)
         self.d_adam.zero_grad()
         d.backward(inputs=self.d_parameters)
         self.d_adam.step()
 
-        g = generator_loss(self.judge(x, noise, generated=True))
+        with running_statistics_kept(self.discriminator):
+            g = generator_loss(self.judge(x, noise))
         self.g_adam.zero_grad()
         g.backward(inputs=self.g_parameters)
         self.g_adam.step()

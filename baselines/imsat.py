@@ -14,17 +14,16 @@ Pitfall: the passes of VAT normalise with the statistics of their batch and must
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from models.method import Batch, Data, Method, Spec
-from models.nets import fan_in_, mlp
+from models.nets import fan_in_, mlp, running_statistics_kept
 from models.noise import Noise
 
 
@@ -127,19 +126,6 @@ def worst_direction(
 def _unit(d: Tensor) -> Tensor:
     """Rows of length 1; the largest entry goes first, as squares of small gradients underflow. Zero stays zero."""
     return F.normalize(d / d.abs().amax(1, keepdim=True).clamp_min(torch.finfo(d.dtype).tiny))
-
-
-@contextmanager
-def running_statistics_kept(net: nn.Module) -> Iterator[None]:
-    """Batch normalisation in training mode then uses its batch alone, and leaves its running statistics as they are."""
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm1d)]
-    try:
-        for layer in layers:
-            layer.track_running_stats = False
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
 
 
 def neighbour_distances(x: Tensor, k: int, chunk: int = 500) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from models.adversarial import discriminator_loss, synthesis_loss
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
-from models.nets import conv, linear, normal_, transposed
+from models.nets import conv, linear, normal_, running_statistics_kept, transposed
 from models.noise import Noise
 
 
@@ -61,7 +61,6 @@ class InfoGAN(Method):
         self.q_head = nn.Sequential(*q, linear(c.q_hidden, c.components + c.codes))  # logits of y, means of c
         self.d_head = linear(c.hidden, 1)  # logit that an image is real
         _start(self, noise, c.init_std)
-        self.norms = [layer for layer in self.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
         self.g_parameters = list(self.generator.parameters())
         self.d_parameters = [p for net in (self.trunk, self.d_head, self.q_head) for p in net.parameters()]
         self.g_adam = torch.optim.Adam(self.g_parameters, c.g_learning_rate, (c.beta1, c.beta2), fused=True)
@@ -94,12 +93,9 @@ class InfoGAN(Method):
         """D's logits [B] of new generated images, and L_I of their y and c."""
         y = batch.noise.integers(self.config.components, len(batch.x))
         x, c = self.generate(y, batch.noise)
-        for norm in self.norms:  # it normalises by this batch all the same
-            norm.track_running_stats = False
-        features = self.trunk(x)
-        logits, mean = self.q_head(features).split([self.config.components, self.config.codes], 1)
-        for norm in self.norms:
-            norm.track_running_stats = True
+        with running_statistics_kept(self):
+            features = self.trunk(x)
+            logits, mean = self.q_head(features).split([self.config.components, self.config.codes], 1)
         return self.d_head(features).flatten().float(), category_bound(logits, y), code_bound(mean, c)
 
     def predict(self, x: Tensor) -> Tensor:

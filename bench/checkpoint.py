@@ -48,7 +48,7 @@ def load(path: Path, digest: str) -> tuple[State | None, list[str]]:
             return state, remarks
         problem = "damaged" if state is None else "of another configuration"
         remarks.append(f"checkpoint {candidate.name} is {problem}, moved aside")
-        candidate.replace(candidate.with_name(candidate.name + ".bad"))
+        _rename(candidate)
     return None, remarks
 
 
@@ -56,13 +56,17 @@ def set_aside(path: Path) -> None:
     """Renames the checkpoints of a trial that cannot go on from them."""
     for candidate in (path, _previous(path)):
         if candidate.exists():
-            candidate.replace(candidate.with_name(candidate.name + ".bad"))
+            _rename(candidate)
 
 
 def remove(path: Path) -> None:
     """Deletes the checkpoints of a finished trial."""
     for candidate in (path, _previous(path)):
         candidate.unlink(missing_ok=True)
+
+
+def _rename(path: Path) -> None:
+    path.replace(path.with_name(path.name + ".bad"))
 
 
 def _previous(path: Path) -> Path:

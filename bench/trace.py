@@ -29,8 +29,10 @@ class Trace:
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """The losses of one step, detached scalars."""
-        summed = {name: loss.double() for name, loss in losses.items()}  # a sum in bfloat16 would stop growing
-        self.totals = {name: loss + self.totals[name] if self.totals else loss for name, loss in summed.items()}
+        # in double, to which the first loss takes all others: a sum in bfloat16 would stop growing
+        self.totals = {
+            name: self.totals[name] + loss if self.totals else loss.double() for name, loss in losses.items()
+        }
 
     def due(self, step: int) -> bool:
         """Whether a stretch ends at `step`."""

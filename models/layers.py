@@ -68,8 +68,7 @@ class Layer(nn.Module):
             return x
         n, _, height, width = x.shape
         if self.row.padding:
-            convolve = F.conv_transpose2d if self.transposed else F.conv2d
-            return convolve(x, weight, self.bias, self.row.stride, self.row.padding)
+            return self._convolve(x, weight)
         if self.transposed and height == width == 1:  # every output position is a product with its own slice
             out = (x.flatten(1) @ weight.flatten(1)).view(n, -1, self.row.width, self.row.width)
             return out if self.bias is None else out + self.bias[:, None, None]
@@ -82,8 +81,11 @@ class Layer(nn.Module):
             return (
                 F.linear(patches, weight.flatten(1), self.bias).view(n, size, -1, self.row.channels).permute(0, 3, 1, 2)
             )
+        return self._convolve(x, weight)
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         convolve = F.conv_transpose2d if self.transposed else F.conv2d
-        return convolve(x, weight, self.bias, self.row.stride)
+        return convolve(x, weight, self.bias, self.row.stride, self.row.padding)
 
     def _activate(self, x: Tensor, noise: Noise | None) -> Tensor:
         if not self.row.activation:

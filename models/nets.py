@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TypeVar
 
@@ -47,6 +48,19 @@ def transposed(
         nn.ConvTranspose2d, inputs, outputs, width, stride=stride, padding=padding, bias=bias
     )
     return layer
+
+
+@contextmanager
+def running_statistics_kept(net: nn.Module) -> Iterator[None]:
+    """Batch normalisation in training mode then uses its batch alone, and leaves its running statistics as they are."""
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    try:
+        for layer in layers:
+            layer.track_running_stats = False
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
 
 
 def normal_(net: M, noise: Noise, std: float) -> M:

@@ -26,9 +26,7 @@ class SAMMConfig(AMMConfig):
     nets: Literal["mnist", "svhn", "digits", "plane"] = "svhn"  # Tables 7-10
     prior: Kind = "learned_variance"  # Table 8
     penalty_weight: float = 0.01  # λ for SVHN (section 4.1)
-    p_y: Literal["labels", "uniform"] = (
-        "labels"  # p(y) is the frequency of the classes among the labels (section 4.3.2)
-    )
+    p_y: Literal["labels", "uniform"] = "labels"  # p(y) is how often each class occurs among the labels (section 4.3.2)
 
 
 class SAMM(AMM):

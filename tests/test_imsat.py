@@ -18,10 +18,10 @@ from baselines.imsat import (
     entropies,
     kl_divergence,
     neighbour_distances,
-    running_statistics_kept,
     worst_direction,
 )
 from models.method import Batch, Data, Spec
+from models.nets import running_statistics_kept
 from models.noise import Noise
 
 SPEC = Spec("toy", (1, 4, 4), 3)
