@@ -197,7 +197,9 @@ class AMM(Method):
 
 def _step(adam: torch.optim.Adam, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+        # the fused Adam of a CPU reads both as plain memory, so a gradient in another layout would move the wrong weights
+        same = gradient.stride() == parameter.stride()
+        parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
     adam.step()
 
 

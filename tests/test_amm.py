@@ -129,11 +129,12 @@ def test_a_simultaneous_step_is_algorithm_1(factorisation: int, penalty: str, sa
     assert losses["logit_p"].item() == pytest.approx(torch.logit(rho_p).mean().item(), abs=1e-5)
 
 
-def test_the_step_is_adams() -> None:
-    """The first step of Adam moves every weight by alpha g / (|g| + eps)."""
+@pytest.mark.parametrize("nets", ["plane", "digits", "mnist", "svhn"])
+def test_the_step_is_adams(nets: str) -> None:
+    """The first step of Adam moves every weight by alpha g / (|g| + eps), in whatever layout weight and gradient lie."""
     config = {**PLAIN, "learning_rate": 1e-3, "d_learning_rate": 5e-3}
-    model, before = _amm(**config), _amm(**config)
-    _update(model, _x())
+    model, before = _amm(nets, **config), _amm(nets, **config)
+    _update(model, _x(nets, 4))
     for (name, new), old in zip(model.named_parameters(), before.parameters(), strict=True):
         assert new.grad is not None
         alpha = 5e-3 if name.startswith("discriminator") else 1e-3
