@@ -22,6 +22,7 @@ from models.noise import Noise
 from models.prior import Kind, build_prior
 
 Tuple3 = tuple[Tensor, Tensor, Tensor]  # x, y, z
+TINY = 1e-30  # a slope of D's loss below which the ratio of the players' slopes would overflow
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,14 @@ class AMM(Method):
 
     # the game
 
+    def logit(self, xyz: Sequence[Tensor], noise: Noise | None) -> Tensor:
+        """D's logit of tuples (x, y, z), [B]."""
+        x, y, z = xyz
+        return self.discriminator(noise, x=x, y=y, z=z)["p"].flatten().float()
+
     def logits(self, q: Tuple3, p: Tuple3, noise: Noise) -> tuple[Tensor, Tensor]:
         """D's logits of both sides, [B] each, in one pass: D has no batch normalisation, so its rows are independent."""
-        x, y, z = (torch.cat(pair) for pair in zip(q, p, strict=True))
-        logit_q, logit_p = self.discriminator(noise, x=x, y=y, z=z)["p"].flatten().float().chunk(2)
+        logit_q, logit_p = self.logit(_joint(q, p), noise).chunk(2)
         return logit_q, logit_p
 
     def penalty(self, q: Tuple3, p: Tuple3, noise: Noise) -> Tensor:
@@ -129,8 +134,8 @@ class AMM(Method):
             q, p = (q[0], *p[1:]), (p[0], *q[1:])
         dropout = noise if c.penalty_dropout else None
 
-        def logit(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-            return self.discriminator(dropout, x=x, y=y, z=z)["p"].flatten().float()
+        def logit(*xyz: Tensor) -> Tensor:
+            return self.logit(xyz, dropout)
 
         if c.penalty == "gradient":
             return c.penalty_weight * gradient_penalty(logit, q, p, noise.uniform(len(q[0])))
@@ -143,11 +148,24 @@ class AMM(Method):
         if self.config.schedule == "alternating":
             return self._alternate(batch)
         q, p = self.tuples(batch)
-        logit_q, logit_p = self.logits(q, p, batch.noise)
+        joint = _joint(q, p)
+        seen = [t.detach().requires_grad_() for t in joint]  # D's copy of x, y and z
+        logit = self.logit(seen, batch.noise)
+        logit_q, logit_p = logit.chunk(2)
         l_d, penalty = discriminator_loss(logit_q, logit_p), self.penalty(q, p, batch.noise)
         l_q, l_p = self._generator_losses(logit_q, logit_p)
-        d_gradients = torch.autograd.grad(l_d + penalty, self.d_parameters, retain_graph=True)
-        g_gradients = torch.autograd.grad(l_q + l_p, self.g_parameters)
+
+        d_slope, g_slope = (torch.autograd.grad(loss, logit, retain_graph=True)[0] for loss in (l_d, l_q + l_p))
+        d_slope = torch.where(
+            d_slope.abs() < TINY, TINY, d_slope
+        )  # of a D that is sure; the generators' must not be lost
+        # D's rows are independent, so one backward pass serves both players: a tuple's gradient for the generators is its
+        # gradient for D times the ratio of the slopes of their losses
+        losses = {logit: d_slope, penalty: torch.ones_like(penalty)} if penalty.requires_grad else {logit: d_slope}
+        gradients = torch.autograd.grad([*losses], [*seen, *self.d_parameters], [*losses.values()])
+        by_tuple, d_gradients = gradients[: len(seen)], gradients[len(seen) :]
+        ratio = (g_slope / d_slope)[:, None, None, None]
+        g_gradients = torch.autograd.grad(joint, self.g_parameters, [ratio * gradient for gradient in by_tuple])
         _step(self.d_adam, self.d_parameters, d_gradients)
         _step(self.g_adam, self.g_parameters, g_gradients)
         return _report(l_d, penalty, l_q, l_p, logit_q, logit_p)
@@ -193,6 +211,11 @@ class AMM(Method):
         """Gx(ŷ, ẑ) at the means of q(y, z | x)."""
         h = self.encode(x, None)
         return self.decoder(None, y=h["y"], z=h["zμ"])["x"]
+
+
+def _joint(q: Tuple3, p: Tuple3) -> list[Tensor]:
+    """x, y and z of both sides, q first, each [2B, ...]."""
+    return [torch.cat(pair) for pair in zip(q, p, strict=True)]
 
 
 def _step(adam: torch.optim.Adam, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,17 +39,25 @@ class Noise:
     def keep(self, like: Tensor, p: float) -> Tensor:
         """A dropout mask for `like`: 0 with probability `p` (to 16 bits), else 1 / (1 - p), so that its mean is 1.
 
-        Four elements share one 64-bit draw: several times faster than a Bernoulli draw each on a CPU, where masks would
-        otherwise take a third of a step. The mask has the memory layout of `like`, so that their product is one sweep.
+        It has the memory layout of `like`, so that their product is one sweep.
         """
-        n = like.numel()
+        channels_last = like.ndim == 4 and not like.is_contiguous()
+        shape = (like.shape[0], *like.shape[2:], like.shape[1]) if channels_last else like.shape
+        mask = self._kept(like.numel(), p).to(like.dtype).view(shape)
+        return mask.permute(0, 3, 1, 2) if channels_last else mask
+
+    def masks(self, shapes: Sequence[tuple[int, int, int, int]], p: float) -> list[Tensor]:
+        """Dropout masks as of `keep` for images [B, C, H, W] in channels-last memory, all from one draw."""
+        sizes = [math.prod(shape) for shape in shapes]
+        parts = self._kept(sum(sizes), p).split(sizes)
+        return [part.view(b, h, w, c).permute(0, 3, 1, 2) for part, (b, c, h, w) in zip(parts, shapes, strict=True)]
+
+    def _kept(self, n: int, p: float) -> Tensor:
+        """`n` elements of a mask. Four share one 64-bit draw: several times faster on a CPU than a Bernoulli draw each."""
         words = torch.empty(-(-n // 4), dtype=torch.int64, device=self.device)
         bits = words.random_(-(2**63), None, generator=self.generator).view(torch.int16)[:n]
-        mask = bits.float().ge_(round(p * 2**16) - 2**15).mul_(1.0 / (1.0 - p)).to(like.dtype)
-        if like.is_contiguous() or like.ndim != 4:
-            return mask.view(like.shape)
-        n_images, channels, height, width = like.shape
-        return mask.view(n_images, height, width, channels).permute(0, 3, 1, 2)
+        kept = torch.empty(n, device=self.device)
+        return torch.ge(bits, round(p * 2**16) - 2**15, out=kept).mul_(1.0 / (1.0 - p))
 
     def categorical(self, probabilities: Tensor, n: int) -> Tensor:
         """`n` category ids, int64 [n], drawn with the given probabilities, float [K]."""

@@ -43,6 +43,10 @@ def _synthesis(model: AMM) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if name.startswith(("prior", "decoder"))}
 
 
+def _generators(model: AMM) -> dict[str, Tensor]:
+    return {name: p for name, p in model.named_parameters() if not name.startswith("discriminator")}
+
+
 # the game by hand: no logits shared between players, every loss differentiated for its own players
 
 
@@ -127,6 +131,24 @@ def test_a_simultaneous_step_is_algorithm_1(factorisation: int, penalty: str, sa
     assert losses["d"].item() == pytest.approx((-torch.log(rho_q).mean() - torch.log(1 - rho_p).mean()).item(), 1e-5)
     assert losses["logit_q"].item() == pytest.approx(torch.logit(rho_q).mean().item(), abs=1e-5)
     assert losses["logit_p"].item() == pytest.approx(torch.logit(rho_p).mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("bias", [0.0, 60.0, 200.0, -200.0])
+def test_one_backward_pass_of_d_serves_both_players_however_sure_d_is(bias: float) -> None:
+    """At ±200 the slope of D's loss is 0 in float32, where that of the generators' is 1."""
+    model, by_hand = (_amm(**PLAIN, penalty="none") for _ in range(2))
+    for net in (model, by_hand):
+        net.discriminator.get_submodule("layers.p").bias.data.fill_(bias)  # type: ignore[union-attr, operator]
+    _update(model, _x())
+    noise = Noise.seeded(3)
+    q, p = _inferred(by_hand, _x(), noise), _synthesised(by_hand, 16, noise)
+    logit_q, logit_p = _logit(by_hand, *q), _logit(by_hand, *p)
+    generators = torch.nn.functional.softplus(logit_q).mean() + torch.nn.functional.softplus(-logit_p).mean()
+    expected = torch.autograd.grad(generators, by_hand.g_parameters)
+    assert max(gradient.abs().max().item() for gradient in expected) > 1e-3
+    for (name, parameter), gradient in zip(_generators(model).items(), expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("nets", ["plane", "digits", "mnist", "svhn"])

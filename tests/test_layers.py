@@ -527,7 +527,8 @@ def test_pool_first_pools_before_batch_normalisation(pool: str) -> None:
     table = _table(X, f"a x 3 1 {pool} 0.2 yes Leak_0.2", size=4)
     first, last = (Net(table, 3, Noise.seeded(1), std=0.5, pool_first=f) for f in (True, False))
     x = Noise.seeded(3).normal(6, 2, 4, 4)
-    h = F.conv2d(x * Noise.seeded(4).keep(x, 0.2), _weight(first, "a"))
+    (mask,) = Noise.seeded(4).masks([(6, 2, 4, 4)], 0.2)
+    h = F.conv2d(x * mask, _weight(first, "a"))
     pooled = F.avg_pool2d(h, 2) if pool == "Avg2" else F.max_pool2d(h, 2)
     expected = F.leaky_relu(F.batch_norm(pooled, None, None, training=True), 0.2)
     got = first(Noise.seeded(4), x=x)["a"]
@@ -596,7 +597,9 @@ def test_wanted_rows_and_what_they_depend_on_are_computed_and_nothing_else() -> 
     stream = Noise.seeded(4)
     values = net(stream, "b", x=x)  # w is not needed, so it need not be given
     assert set(values) == {"x", "t", "a", "n", "b"}
-    everything = whole(Noise.seeded(4), x=x, w=w)
+    masked = Noise.seeded(4)
+    masked.masks = lambda shapes, p: [Noise.seeded(5).masks([shape], p)[0] for shape in shapes]  # type: ignore[method-assign]
+    everything = whole(masked, x=x, w=w)
     assert set(everything) == {"x", "w", "t", "a", "n", "b", "c", "d", "e"}
     assert all(torch.equal(values[name], everything[name]) for name in values)
     # no draw and no running statistic of a row that is left out
