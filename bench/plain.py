@@ -1,138 +1,106 @@
-"""AMM's MNIST game (Tables 3-6, Algorithm 1) as a careful user would write it in plain PyTorch, for `bench.speed`.
+"""AMM's game (Algorithms 1 and 2) as a careful user would write it in plain PyTorch, for `bench.speed`.
 
-It is the outside comparison, so it shares no code with `models`: PyTorch's modules with their default biases, memory layout
-and dropout, the global random state, a DataLoader, binary cross-entropy on logits, and separate passes of D for each
-loss. D is frozen during the generators' pass, which saves its useless weight gradients; many a user would not do so.
+It is the outside comparison, so it shares no code with `models`: PyTorch's modules (`bench.plain_nets`) with their default
+biases, memory layout and dropout, the global random state, DataLoaders, binary cross-entropy on logits, and separate passes
+of D for each loss. D is frozen during the generators' pass, which saves its useless weight gradients; many a user would not
+do so.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from bench.plain_nets import NETS, prior
+from bench.suite import Trial
 
 Tuple3 = tuple[Tensor, Tensor, Tensor]  # x, y, z
-Shape = tuple[int, int, int, int]  # inputs, outputs, width, stride
 
-Z = 64  # dimensions of z
-LEAK, DROPOUT = 0.2, 0.2
-ENCODER: tuple[Shape, ...] = ((1, 32, 2, 1), (32, 32, 3, 2), (32, 64, 3, 2), (64, 64, 3, 1), (64, 128, 4, 1))
-DECODER: tuple[Shape, ...] = ((128, 64, 4, 1), (64, 64, 3, 1), (64, 32, 3, 2), (32, 32, 3, 2), (32, 1, 2, 1))
+METHODS = ("models.amm:AMM", "models.samm:SAMM")
+KNOWN: dict[str, tuple[Any, ...]] = {  # what a trial's config may say; `Config` reads the numbers and some of these
+    "nets": tuple(NETS),
+    "factorisation": (7,),
+    "prior": ("learned", "learned_variance", "fixed"),
+    "y_sample": ("softmax",),
+    "penalty": ("gradient",),
+    "penalty_between": ("sides",),
+    "schedule": ("simultaneous", "alternating"),
+    "d_steps": (1,),
+    "saturating": (False,),
+    "beta1": (0.5,),
+    "beta2": (0.999,),
+    "momentum": (0.1,),
+    "pool_first": (False,),
+    "p_y": ("labels", "uniform"),
+}
+
+
+# data
 
 
 class Images(Dataset[Tensor]):
-    """Stored images, uint8 [N, 1, 28, 28], each served as float in [0, 1]."""
+    """Stored examples, [N, C, H, W], each served as float, multiplied by `scale`."""
 
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
+    def __init__(self, x: Tensor, scale: float) -> None:
+        self.x, self.scale = x, scale
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.x[index].float() / 255
+        return self.x[index].float() * self.scale
 
 
-def loader(x: Tensor, batch: int = 100) -> DataLoader[Tensor]:
-    """Shuffled batches of stored images; an incomplete last one is left out."""
-    return DataLoader(Images(x), batch_size=batch, shuffle=True, drop_last=True)
+class LabelledImages(Dataset[tuple[Tensor, Tensor]]):
+    """The same with their classes, int64 [N]."""
+
+    def __init__(self, x: Tensor, y: Tensor, scale: float) -> None:
+        self.images, self.y = Images(x, scale), y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.y[index]
 
 
-def _conv(shape: Shape) -> nn.Sequential:
-    return nn.Sequential(nn.Dropout(DROPOUT), nn.Conv2d(*shape))
+def loader(x: Tensor, batch: int = 100, scale: float = 1 / 255) -> DataLoader[Tensor]:
+    """Shuffled batches of stored examples; an incomplete last one is left out."""
+    return DataLoader(Images(x, scale), batch_size=batch, shuffle=True, drop_last=True)
 
 
-def _transposed(shape: Shape) -> nn.Sequential:
-    return nn.Sequential(nn.Dropout(DROPOUT), nn.ConvTranspose2d(*shape))
+def labelled_loader(
+    x: Tensor, y: Tensor, examples: int, batch: int = 100, scale: float = 1 / 255
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of stored examples and their classes for an epoch of `examples`: one random order of all after another."""
+    labelled = LabelledImages(x, y, scale)
+    return DataLoader(labelled, batch, sampler=RandomSampler(labelled, num_samples=examples), drop_last=True)
 
 
-def _norms(shapes: tuple[Shape, ...]) -> nn.ModuleList:
-    return nn.ModuleList(nn.BatchNorm2d(outputs) for _, outputs, _, _ in shapes)
+def batches(
+    x: Tensor,
+    batch: int = 100,
+    scale: float = 1 / 255,
+    x_labelled: Tensor | None = None,
+    y_labelled: Tensor | None = None,
+) -> Iterator[tuple[Tensor, ...]]:
+    """What one step after another is given, without end: (x,), or (x, x_labelled, y_labelled)."""
+    unlabelled = loader(x, batch, scale)
+    if x_labelled is None or y_labelled is None:
+        while True:
+            yield from zip(unlabelled, strict=True)
+    labelled = labelled_loader(x_labelled, y_labelled, len(x), batch, scale)
+    while True:
+        yield from ((free, *given) for free, given in zip(unlabelled, labelled, strict=True))
 
 
-class Encoder(nn.Module):
-    """Table 3: x -> y [B, k, 1, 1] and z [B, 64, 1, 1], where each y-layer also reads the z-layer beside it."""
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.y = nn.ModuleList(_conv(shape) for shape in ENCODER)
-        self.z = nn.ModuleList(_conv(shape) for shape in ENCODER)
-        self.y_norm, self.z_norm = _norms(ENCODER), _norms(ENCODER)
-        self.y_mean, self.y_log_variance = nn.Conv2d(128, k, 1), nn.Conv2d(128, k, 1)
-        self.z_mean, self.z_log_variance = nn.Conv2d(128, Z, 1), nn.Conv2d(128, Z, 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = z = x
-        for y_layer, z_layer, y_norm, z_norm in zip(self.y, self.z, self.y_norm, self.z_norm, strict=True):
-            y, z = y_layer(y), z_layer(z)
-            y, z = F.leaky_relu(y_norm(y + z), LEAK), F.leaky_relu(z_norm(z), LEAK)
-        y = sample(self.y_mean(y), self.y_log_variance(y))
-        return torch.softmax(y, dim=1), sample(self.z_mean(z), self.z_log_variance(z))
-
-
-def sample(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """The reparametrised normal sample."""
-    return mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-
-
-class Prior(nn.Module):
-    """Table 4: y -> z with unit variance."""
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.mean = nn.Sequential(
-            nn.Conv2d(k, Z, 1),
-            nn.BatchNorm2d(Z),
-            nn.LeakyReLU(LEAK),
-            nn.Dropout(DROPOUT),
-            nn.Conv2d(Z, Z, 1),
-            nn.BatchNorm2d(Z),
-            nn.LeakyReLU(LEAK),
-            nn.Conv2d(Z, Z, 1),
-        )
-
-    def forward(self, y: Tensor) -> Tensor:
-        mean: Tensor = self.mean(y)
-        return mean + torch.randn_like(mean)
-
-
-class Decoder(nn.Module):
-    """Table 5: y, z -> x [B, 1, 28, 28]; the y-branch has no activation."""
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.y_in, self.z_in = nn.ConvTranspose2d(k, 128, 1), nn.ConvTranspose2d(Z, 128, 1)
-        self.y = nn.ModuleList(_transposed(shape) for shape in DECODER)
-        self.z = nn.ModuleList(_transposed(shape) for shape in DECODER)
-        normed = ((Z, 128, 1, 1), *DECODER[:-1])
-        self.y_norm, self.z_norm = _norms(normed), _norms(normed)
-
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        y, z = self.y_in(y), self.z_in(z)
-        for y_norm, z_norm, y_layer, z_layer in zip(self.y_norm, self.z_norm, self.y, self.z, strict=True):
-            y, z = y_norm(y + z), F.leaky_relu(z_norm(z), LEAK)
-            y, z = y_layer(y), z_layer(z)
-        return torch.sigmoid(y + z)
-
-
-class Discriminator(nn.Module):
-    """Table 6: x, y, z -> logit [B]."""
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        x = [module for shape in ENCODER for module in (*_conv(shape), nn.LeakyReLU(LEAK))]
-        self.x = nn.Sequential(*x[1:])  # no dropout on the image itself
-        self.y = nn.Sequential(nn.Conv2d(k, 64, 1), nn.LeakyReLU(LEAK), _conv((64, 64, 1, 1)), nn.LeakyReLU(LEAK))
-        self.z = nn.Sequential(nn.Conv2d(Z, 64, 1), nn.LeakyReLU(LEAK), _conv((64, 64, 1, 1)), nn.LeakyReLU(LEAK))
-        wide = (256, 256, 1, 1)
-        self.joint = nn.Sequential(
-            _conv(wide), nn.LeakyReLU(LEAK), _conv(wide), nn.LeakyReLU(LEAK), _conv((256, 1, 1, 1))
-        )
-
-    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        logit: Tensor = self.joint(torch.cat([self.x(x), self.y(y), self.z(z)], dim=1))
-        return logit.flatten()
+# losses
 
 
 def discriminator_loss(logit_q: Tensor, logit_p: Tensor) -> Tensor:
@@ -147,53 +115,163 @@ def generator_loss(logit_q: Tensor, logit_p: Tensor) -> Tensor:
 
 
 def gradient_penalty(discriminator: nn.Module, q: Tuple3, p: Tuple3) -> Tensor:
-    """(|gradient of D| - 1)² at random points between pairs of tuples, one norm over x, y and z together."""
-    u = torch.rand(len(q[0]), 1, 1, 1)
-    points = [(u * a.detach() + (1 - u) * b.detach()).requires_grad_() for a, b in zip(q, p, strict=True)]
+    """Eq. 18: (|gradient of D| - 1)² at random points between pairs of tuples, one norm over x, y and z together."""
+    u = torch.rand(len(q[0]))
+    points = [_between(a, b, u).requires_grad_() for a, b in zip(q, p, strict=True)]
     gradients = torch.autograd.grad(discriminator(*points).sum(), points, create_graph=True)
     flat = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
     return ((torch.sqrt(flat.square().sum(1) + 1e-12) - 1) ** 2).mean()
 
 
-class PlainAMM:
-    """The four players, two Adams, and one step of all of them."""
+def _between(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
+    u = u.view(-1, *[1] * (a.ndim - 1))
+    return u * a.detach() + (1 - u) * b.detach()
 
-    def __init__(self, k: int = 10) -> None:
-        self.k = k
-        self.encoder, self.prior, self.decoder = Encoder(k), Prior(k), Decoder(k)
-        self.discriminator = Discriminator(k)
-        for player in (self.encoder, self.prior, self.decoder, self.discriminator):
-            player.apply(_initialise)
-        generators = nn.ModuleList([self.encoder, self.prior, self.decoder])
-        self.g_adam = torch.optim.Adam(generators.parameters(), 2e-4, (0.5, 0.999))
-        self.d_adam = torch.optim.Adam(self.discriminator.parameters(), 2e-4, (0.5, 0.999))
 
-    def step(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both players move at once on x, [B, 1, 28, 28]; returns the losses of D (with the penalty) and the generators."""
-        q = (x, *self.encoder(x))
-        y = F.one_hot(torch.randint(self.k, (len(x),)), self.k).float()[:, :, None, None]
-        z = self.prior(y)
-        p = (self.decoder(y, z), y, z)
+# the game
 
+
+@dataclass(frozen=True)
+class Config:
+    """The knobs of a trial that the game reads; `p_y` is None for AMM, which learns without labels."""
+
+    nets: str
+    components: int
+    prior: str
+    separation: float
+    penalty_weight: float
+    penalty_dropout: bool
+    schedule: str
+    learning_rate: float
+    d_learning_rate: float | None
+    init_std: float
+    p_y: str | None = None
+
+
+READ = {item.name for item in fields(Config)}
+
+
+class Game:
+    """The four players, two Adams, and one step of all of them.
+
+    Args:
+        y_labelled: classes of the labelled examples, int64 [N], whose frequencies are p(y) if `config` says so; without
+            them p(y) is uniform.
+    """
+
+    def __init__(self, config: Config, y_labelled: Tensor | None = None) -> None:
+        self.config, self.k = config, config.components
+        counted = y_labelled if config.p_y == "labels" else None
+        count = torch.ones(self.k) if counted is None else torch.bincount(counted, minlength=self.k)
+        self.p_y = count / count.sum()
+
+        nets = NETS[config.nets](self.k)
+        self.encoder, self.decoder, self.discriminator = nets.encoder, nets.decoder, nets.discriminator
+        self.prior = prior(config.prior, nets, self.k, config.separation)
+        players = nn.ModuleList([self.encoder, self.prior, self.decoder, self.discriminator])
+        for module in players.modules():
+            _initialise(module, config.init_std)
+
+        betas = (0.5, 0.999)
+        d_learning_rate = config.learning_rate if config.d_learning_rate is None else config.d_learning_rate
+        self.g_adam = torch.optim.Adam(players[:-1].parameters(), config.learning_rate, betas)
+        self.d_adam = torch.optim.Adam(self.discriminator.parameters(), d_learning_rate, betas)
+
+    def step(self, x: Tensor, *labelled: Tensor) -> tuple[Tensor, Tensor]:
+        """All players move on x, [B, C, H, W], at once or D before the generators.
+
+        Args:
+            labelled: for SAMM further examples [M, C, H, W] and their classes, int64 [M].
+
+        Returns:
+            The losses of D (with the penalty) and of the generators.
+        """
+        if self.config.schedule == "alternating":
+            with torch.no_grad():
+                q, p = self.tuples(x, *labelled)
+            d_loss = self._d_gradients(q, p)
+            self.d_adam.step()
+            g_loss = self._g_gradients(*self.tuples(x, *labelled))
+            self.g_adam.step()
+        else:
+            q, p = self.tuples(x, *labelled)
+            g_loss, d_loss = self._g_gradients(q, p), self._d_gradients(q, p)
+            self.d_adam.step()
+            self.g_adam.step()
+        return d_loss, g_loss
+
+    def tuples(self, x: Tensor, *labelled: Tensor) -> tuple[Tuple3, Tuple3]:
+        """(x, y, z) of the encoder's side and as many of the decoder's; with labels both games of Algorithm 2 in one batch."""
+        assert len(labelled) == (0 if self.config.p_y is None else 2), (
+            "SAMM learns from labelled examples, AMM from none"
+        )
+        y, z = self.encoder(x)
+        if labelled:
+            x_labelled, y_labelled = labelled
+            x = torch.cat([x, x_labelled])
+            y = torch.cat([y, self._one_hot(y_labelled)])
+            z = torch.cat([z, self.encoder.infer_z(x_labelled)])
+        y_prior = self._one_hot(torch.multinomial(self.p_y, len(x), replacement=True))
+        z_prior = self.prior(y_prior)
+        return (x, y, z), (self.decoder(y_prior, z_prior), y_prior, z_prior)
+
+    def _one_hot(self, y: Tensor) -> Tensor:
+        return F.one_hot(y, self.k).float()
+
+    def _g_gradients(self, q: Tuple3, p: Tuple3) -> Tensor:
+        """The generators' loss, with its gradients in their parameters."""
         self.discriminator.requires_grad_(False)
-        g_loss = generator_loss(self.discriminator(*q), self.discriminator(*p))
+        loss = generator_loss(self.discriminator(*q), self.discriminator(*p))
         self.g_adam.zero_grad()
-        g_loss.backward()
+        loss.backward()
         self.discriminator.requires_grad_(True)
+        return loss.detach()
 
+    def _d_gradients(self, q: Tuple3, p: Tuple3) -> Tensor:
+        """D's loss and penalty, with their gradients in its parameters."""
         logit_q = self.discriminator(*(part.detach() for part in q))
         logit_p = self.discriminator(*(part.detach() for part in p))
-        d_loss = discriminator_loss(logit_q, logit_p) + 10 * gradient_penalty(self.discriminator, q, p)
+        loss = discriminator_loss(logit_q, logit_p) + self.config.penalty_weight * self._penalty(q, p)
         self.d_adam.zero_grad()
-        d_loss.backward()
+        loss.backward()
+        return loss.detach()
 
-        self.d_adam.step()
-        self.g_adam.step()
-        return d_loss.detach(), g_loss.detach()
+    def _penalty(self, q: Tuple3, p: Tuple3) -> Tensor:
+        if self.config.penalty_dropout:
+            return gradient_penalty(self.discriminator, q, p)
+        self.discriminator.eval()  # which leaves out dropout alone, as D has no batch normalisation
+        penalty = gradient_penalty(self.discriminator, q, p)
+        self.discriminator.train()
+        return penalty
 
 
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, 0, 0.02)
+def _initialise(module: nn.Module, std: float) -> None:
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0, std)
         assert module.bias is not None
         nn.init.zeros_(module.bias)
+
+
+# trials
+
+
+def game(trial: Trial, y_labelled: Tensor | None = None) -> Game:
+    """The plain game of a trial, for SAMM with p(y) from `y_labelled` as in `Game`; ValueError if there is none."""
+    if missing := _missing(trial):
+        raise ValueError(f"no plain version of {missing}")
+    return Game(Config(**{key: value for key, value in trial.config.items() if key in READ}), y_labelled)
+
+
+def knows(trial: Trial) -> bool:
+    """Whether there is a plain version of the trial."""
+    return not _missing(trial)
+
+
+def _missing(trial: Trial) -> str:
+    """The first thing in a trial that has no plain version, or ""."""
+    if trial.method not in METHODS:
+        return trial.method
+    if trial.precision != "fp32":
+        return f"precision: {trial.precision}"
+    free = READ - set(KNOWN)
+    return next((f"{k}: {v}" for k, v in trial.config.items() if k not in free and v not in KNOWN.get(k, ())), "")

@@ -73,7 +73,8 @@ def our_turn(batch: int) -> Turn:
 def plain_turn(batch: int) -> Turn:
     """The plain step with its DataLoader."""
     torch.manual_seed(0)
-    game, loader = plain.PlainAMM(), plain.loader(_images(batch), batch)
+    trial = trials(load_suite("mnist_unsup"), "paper", only=["amm_k10"], seeds=[0])[0]
+    game, loader = plain.game(trial), plain.loader(_images(batch), batch)
     batches = _endless(lambda: loader)
     return lambda: _timed(lambda: game.step(next(batches)))
 

@@ -1,4 +1,4 @@
-"""The speed command: it counts what it should, the plain game is the same game, and the answer is complete."""
+"""The speed command: it counts what it should, and the answer is complete."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import plain, speed
-from models import adversarial
+from bench import speed
 from models.amm import AMM, AMMConfig
 from models.method import Spec
 from models.noise import Noise
@@ -29,76 +28,6 @@ def ours() -> AMM:
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "measure", lambda *options: SAMPLES)
     monkeypatch.setattr(speed, "count_flops", lambda batch: 2_000_000_000)
-
-
-# the plain game is the same game
-
-
-def test_plain_and_ours_count_the_same_parameters_but_for_useless_biases(ours: AMM) -> None:
-    """PyTorch's convolutions have a bias by default, also before batch normalisation, which takes it away again."""
-    game = plain.PlainAMM()
-    before_norm = {
-        "encoder": 2 * (32 + 32 + 64 + 64 + 128),
-        "prior": 2 * 64,
-        "decoder": 2 * (128 + 64 + 64 + 32 + 32),
-        "discriminator": 0,
-    }
-    for name, useless in before_norm.items():
-        counts = [sum(p.numel() for p in getattr(side, name).parameters()) for side in (game, ours)]
-        assert counts[0] == counts[1] + useless, name
-
-
-def test_plain_and_ours_do_the_same_products_in_one_forward_pass(ours: AMM) -> None:
-    game, noise = plain.PlainAMM(), Noise.seeded(0)
-    x, y, z = torch.rand(4, 1, 28, 28), torch.rand(4, 10, 1, 1), torch.rand(4, 64, 1, 1)
-    for inputs, name in (("x", "encoder"), ("y", "prior"), ("yz", "decoder"), ("xyz", "discriminator")):
-        named = {key: value for key, value in (("x", x), ("y", y), ("z", z)) if key in inputs}
-        net = ours.prior.net if name == "prior" else getattr(ours, name)
-        assert _flops(lambda: getattr(game, name)(*named.values())) == _flops(lambda: net(noise, **named)), name  # noqa: B023
-
-
-def test_plain_shapes() -> None:
-    game, x = plain.PlainAMM(k=7), torch.rand(3, 1, 28, 28)
-    y, z = game.encoder(x)
-    assert (y.shape, z.shape) == ((3, 7, 1, 1), (3, 64, 1, 1))
-    assert torch.allclose(y.sum(1), torch.ones(3, 1, 1))
-    assert game.prior(y).shape == (3, 64, 1, 1)
-    drawn = game.decoder(y, z)
-    assert drawn.shape == x.shape and drawn.min() >= 0 and drawn.max() <= 1
-    assert game.discriminator(drawn, y, z).shape == (3,)
-
-
-def test_plain_step_moves_every_player_and_its_losses_are_finite() -> None:
-    torch.manual_seed(1)
-    game = plain.PlainAMM()
-    players = (game.encoder, game.prior, game.decoder, game.discriminator)
-    before = [[p.detach().clone() for p in player.parameters()] for player in players]
-    for x in plain.loader(torch.randint(256, (9, 1, 28, 28), dtype=torch.uint8), 4):
-        assert x.shape == (4, 1, 28, 28) and x.dtype == torch.float32 and x.min() >= 0 and x.max() <= 1
-        losses = game.step(x)
-    assert all(loss.isfinite() and not loss.requires_grad for loss in losses)
-    for player, old in zip(players, before, strict=True):
-        assert all(not torch.equal(p, q) for p, q in zip(player.parameters(), old, strict=True) if p.ndim == 4)
-
-
-def test_plain_losses_are_those_of_the_paper() -> None:
-    q, p = torch.tensor([-2.0, 0.5, 30.0]), torch.tensor([1.0, -0.3, 4.0])
-    torch.testing.assert_close(plain.discriminator_loss(q, p), adversarial.discriminator_loss(q, p))
-    ours = adversarial.inference_loss(q) + adversarial.synthesis_loss(p)
-    torch.testing.assert_close(plain.generator_loss(q, p), ours)
-
-
-def test_plain_penalty_is_that_of_the_paper() -> None:
-    class D(nn.Module):
-        def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-            return (x.square().flatten(1).sum(1) + 2 * y.flatten(1).sum(1)) * z.flatten(1).sum(1)
-
-    g = torch.Generator().manual_seed(0)
-    sides = [tuple(torch.rand(5, c, w, w, generator=g) for c, w in ((1, 3), (4, 1), (2, 1))) for _ in "qp"]
-    torch.manual_seed(3)
-    found = plain.gradient_penalty(D(), *sides)
-    torch.manual_seed(3)
-    torch.testing.assert_close(found, adversarial.gradient_penalty(D(), *sides, torch.rand(5)))
 
 
 # counting
