@@ -1,8 +1,8 @@
 """Trials -> subprocesses -> devices. The dispatcher waits, shows progress and keeps count; it never computes.
 
-joblib's threads hand trials to `python -m bench.trial` processes, one at a time each, so a trial that is killed costs nobody
-else anything. On a CPU a process takes one trial after another, which saves importing torch for each; on a GPU every trial
-gets a fresh one, so that all memory comes back.
+joblib's threads hand lots of trials to `python -m bench.trial` processes. On a CPU a lot is one trial, so one that is killed
+costs nobody else anything, and a process takes one after another, which saves importing torch for each. On a GPU a lot is
+the seeds of one row, which share the device, and every lot gets a fresh process, so that all memory comes back.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from joblib import Parallel, delayed
 
 from bench import record
+from bench.engine import Mode
 from bench.errors import UserError
+from bench.pool import BUSY, DONE, UNFINISHED, USER_ERROR
 from bench.progress import Board
 from bench.suite import Trial
-from bench.trial import BUSY, DONE, UNFINISHED, USER_ERROR, Job
+from bench.trial import Job
 
 ROOT = Path(__file__).resolve().parent.parent
+LOT = 16  # trials at most that one process takes at once
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Plan:
         checkpoint_every: seconds between checkpoints.
         seconds: time for everything, or None.
         keep_weights: leave the final weights of each trial beside its record.
+        share: trials that share a device at once; None for one on a CPU and as many as pay on a GPU.
+        engine: how steps are taken, see `bench.engine`.
     """
 
     devices: tuple[str, ...]
@@ -53,6 +59,18 @@ class Plan:
     checkpoint_every: float = 60.0
     seconds: float | None = None
     keep_weights: bool = False
+    share: int | None = None
+    engine: Mode = "auto"
+
+    def lots(self, trials: Sequence[Trial]) -> list[list[Trial]]:
+        """The trials by process: seeds of one row together where they may share a device, spread over all devices."""
+        most = self.share or (1 if self.devices[0] == "cpu" else LOT)
+        lots: list[list[Trial]] = []
+        for _, group in groupby(trials, key=lambda trial: (trial.suite, trial.budget, trial.row)):
+            row = list(group)
+            size = min(most, -(-len(row) // len(self.devices)))
+            lots += [row[start : start + size] for start in range(0, len(row), size)]
+        return lots
 
 
 class Worker:
@@ -120,14 +138,14 @@ class Dispatcher:
         with self._signals():
             parallel = Parallel(n_jobs=len(self.plan.devices), backend="threading", batch_size=1, pre_dispatch="all")
             try:
-                outcomes = parallel(delayed(self._one)(trial) for trial in trials)
+                outcomes = parallel(delayed(self._lot)(lot) for lot in self.plan.lots(trials))
             finally:
                 for worker in self.workers:
                     worker.close()
                 self.board.close()
         if self.stopped.startswith("error: "):
             raise UserError(self.stopped.removeprefix("error: "))
-        return Counter(outcomes)
+        return Counter(chain.from_iterable(outcomes))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -144,55 +162,67 @@ class Dispatcher:
         for worker in self.workers:
             worker.signal(signal.SIGTERM)
 
-    def _one(self, trial: Trial) -> str:
-        """Runs one trial to its record; returns a status. It never raises: one trial must not stop the others."""
-        path = record.record_path(self.plan.out, trial)
-        if record.stored_status(path, trial) in record.FINAL:
-            return "skipped"
+    def _lot(self, lot: Sequence[Trial]) -> list[str]:
+        """Runs some trials to their records; returns a status of each. It never raises: one must not stop the others."""
+        paths = [record.record_path(self.plan.out, trial) for trial in lot]
+        final = [record.stored_status(path, trial) in record.FINAL for path, trial in zip(paths, lot, strict=True)]
+        left = [trial for trial, done in zip(lot, final, strict=True) if not done]
+        skipped = ["skipped"] * (len(lot) - len(left))
         seconds = None if self.until is None else self.until - time.monotonic()
-        if self.stopped or (seconds is not None and seconds <= 0):
-            return "pending"
+        if not left or self.stopped or (seconds is not None and seconds <= 0):
+            return skipped + ["pending"] * len(left)
         worker = self.free.get()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return self._start(worker, trial, path, seconds)
+            for path in paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            return skipped + self._start(worker, left, seconds)
         except OSError as error:
-            self.stopped = (
-                self.stopped or f"error: {path.parent}: {error.strerror}; free some space or use another --out"
-            )
-            return "failed"
+            where = paths[0].parent
+            self.stopped = self.stopped or f"error: {where}: {error.strerror}; free some space or use another --out"
+            return skipped + ["failed"] * len(left)
         except Exception as error:
-            self.board.done(f"{trial.suite}/{trial.row} seed {trial.seed}", f"failed: {error!r}")
-            return "failed"
+            self.board.done(_name(left[0]), f"failed: {error!r}")
+            return skipped + ["failed"] * len(left)
         finally:
             self.free.put(worker)
 
-    def _start(self, worker: Worker, trial: Trial, path: Path, seconds: float | None) -> str:
-        """Hands a trial to a worker and listens until it has ended or its process has died."""
-        plan, name = self.plan, f"{trial.suite}/{trial.row} seed {trial.seed}"
+    def _start(self, worker: Worker, lot: Sequence[Trial], seconds: float | None) -> list[str]:
+        """Hands trials to a worker and listens until all have ended or its process has died."""
+        plan = self.plan
         root = str(plan.data_root) if plan.data_root else None
+        share = 1 if worker.device == "cpu" and plan.share is None else plan.share
         how = (plan.threads, root, plan.checkpoint_every, seconds, plan.keep_weights)
-        job = Job(trial, worker.device, str(plan.out), *how)
+        jobs = [Job(trial, worker.device, str(plan.out), *how, n, share, plan.engine) for n, trial in enumerate(lot)]
         child = worker.start()
         assert child.stdin and child.stdout
         with suppress(BrokenPipeError):  # it died at once; its exit code says how
-            child.stdin.write(json.dumps(asdict(job)) + "\n")
+            child.stdin.write("".join(json.dumps(asdict(job)) + "\n" for job in jobs))
             child.stdin.flush()
         if self.signal and not worker.told:  # it came while the child was being started
             worker.signal(signal.SIGTERM)
-        said: dict[str, Any] = {}
+        said: dict[int, dict[str, Any]] = {number: {} for number in range(len(lot))}
+        statuses: dict[int, str] = {}
         for line in child.stdout:
-            said |= _parsed(line)
-            self.board.update(name, said)
-            if "end" in said:
+            heard = _parsed(line)
+            number = heard.get("trial", 0)
+            if number not in said or number in statuses:
+                continue
+            said[number] |= heard
+            self.board.update(_name(lot[number]), said[number])
+            if "end" in heard:
+                statuses[number] = self._conclude(lot[number], said[number])
+            if len(statuses) == len(lot):
                 if worker.device != "cpu":
                     worker.close()
-                return self._conclude(trial, path, name, said)
-        return self._conclude(trial, path, name, said, died_with=worker.close())
+                return list(statuses.values())
+        died_with = worker.close()
+        for number in said.keys() - statuses.keys():
+            statuses[number] = self._conclude(lot[number], said[number], died_with)
+        return list(statuses.values())
 
-    def _conclude(self, trial: Trial, path: Path, name: str, said: dict[str, Any], died_with: int | None = None) -> str:
+    def _conclude(self, trial: Trial, said: dict[str, Any], died_with: int | None = None) -> str:
         """The status of a trial that has ended, with a record also where its process died before it could write one."""
-        end = said.get("end")
+        path, name, end = record.record_path(self.plan.out, trial), _name(trial), said.get("end")
         if end == BUSY:
             self.board.done(name, "skipped: another runner has it")
             return "busy"
@@ -207,8 +237,14 @@ class Dispatcher:
             status = "failed" if end is not None else "interrupted" if self.signal else "killed"
             reason = said.get("failed", f"its process {_death(died_with if end is None else end)}")
             record.write(path, record.new_record(trial, status, reason))
+        if status == "pending":  # it never began
+            return status
         self.board.done(name, _outcome(path, status))
         return status
+
+
+def _name(trial: Trial) -> str:
+    return f"{trial.suite}/{trial.row} seed {trial.seed}"
 
 
 def _death(code: int | None) -> str:

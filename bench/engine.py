@@ -1,13 +1,204 @@
-"""How a training step is executed: in which precision."""
+"""How a training step is executed: in which precision, and call by call or as a graph.
+
+A graph is the step recorded once and replayed as a whole: on a GPU by `torch.cuda.CUDAGraph`, on a CPU by `bench.tape`. It
+holds both players, second derivatives, optimisers and random draws, and takes the next step each time it is replayed.
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from bench.errors import UserError
 from bench.suite import Precision
+from bench.tape import Recording, Tape, recordable
+from models.method import Method
+from models.noise import Noise
+
+Mode = Literal["auto", "eager", "graph"]
+WARM_UP = 3  # first steps, taken call by call: optimisers make their moments, libraries choose their algorithms
+TIMED = 4  # steps of each kind whose fastest decides
+Step = Callable[[], None]
+
+
+class Engine:
+    """Calling it takes one step, whichever way is faster here; a method that reads values stays `eager`.
+
+    The first steps are eager. Then the step is recorded, on a CPU twice: only a step that is the same program both times,
+    and whose replay gives the same bits, is replayed. So the choice, which timing makes, decides no result on a CPU.
+
+    Args:
+        step: one step on tensors that stay where they are, from which it takes its batch, and whose losses it adds up.
+        state: all tensors in which one step hears of those before it.
+        noise: the trial's stream, from which alone the step draws.
+        mode: "auto" times both; "eager" and "graph" take that one, where the step can be recorded at all.
+    """
+
+    def __init__(
+        self, method: Method, step: Step, state: Callable[[], list[Tensor]], noise: Noise, mode: Mode = "auto"
+    ) -> None:
+        self.step, self.state, self.noise, self.mode = step, state, noise, mode
+        self.gpu = noise.device.type == "cuda"
+        self.stream = torch.cuda.Stream(noise.device) if self.gpu else None
+        self.remark = "" if method.graphable else f"{type(method).__name__} cannot be recorded"
+        self.optimizers = list(method.optimizers().values())
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            if "capturable" in group:  # it counts its steps on the GPU then, as a captured graph must
+                group["capturable"] = self.gpu
+        self.times: dict[str, list[float]] = {"eager": [], "graph": []}
+        self.taken = 0
+        self.first: Recording | None = None
+        self.replay: Step | None = None
+        self.fixed: list[Tensor] = []  # what was there when the step was recorded
+        self.settled = mode == "eager" or bool(self.remark)
+
+    @property
+    def name(self) -> str:
+        """How steps are taken now: "eager" or "graph"."""
+        return "eager" if self.replay is None else "graph"
+
+    def on_stream(self) -> AbstractContextManager[Any]:
+        """The context of everything that a trial computes: on a GPU each has a stream of its own, so that they overlap."""
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def __call__(self) -> None:
+        if self.replay is not None and self.settled:
+            return self.replay()
+        if self.settled:
+            return self.step()
+        self.taken += 1
+        if self.taken <= WARM_UP + TIMED:
+            self._time("eager", self.step)
+            if self.taken == 1:
+                require_layout(self.optimizers)
+        elif self.replay is None:
+            self._record()
+        else:
+            self._time("graph", self.replay)
+            if len(self.times["graph"]) == TIMED:
+                self._settle()
+
+    def forget_if_moved(self) -> None:
+        """To be called when something else than a step may have replaced tensors: they are recorded by identity."""
+        if self.replay is not None and not _same(self.fixed, self.state()):
+            self.replay, self.settled = None, False
+            self.times["graph"] = []
+
+    def _time(self, kind: str, step: Step) -> None:
+        """The warm-up is not counted."""
+        self.wait()
+        started = time.perf_counter()
+        step()
+        self.wait()
+        if kind == "graph" or self.taken > WARM_UP:
+            self.times[kind].append(time.perf_counter() - started)
+
+    def wait(self) -> None:
+        """Until all that was asked of a GPU is done."""
+        if self.stream is not None:
+            self.stream.synchronize()
+
+    def _settle(self) -> None:
+        """Keeps the faster way."""
+        if self.mode == "auto" and min(self.times["graph"]) > min(self.times["eager"]):
+            self.replay, self.remark = None, "a replay was not faster"
+        self.settled = True
+
+    def _record(self) -> None:
+        """Takes one step and records it; with the last recording that it takes, the step is a graph or never will be."""
+        if self.gpu:
+            self._capture()
+        elif self.first is None:
+            with Recording() as self.first:
+                self.step()
+            return
+        else:
+            self._tape(self.first)
+        self.first, self.fixed, self.settled = None, self.state(), self.replay is None
+
+    def _capture(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.noise.generator)
+        try:
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                self.step()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.remark = f"not captured: {str(error).splitlines()[0]}"
+            self.wait()
+            return self.step()
+        self.replay = graph.replay
+        graph.replay()  # capturing has not taken the step
+
+    def _tape(self, first: Recording) -> None:
+        """Takes the step, then takes it again from the tape and the same state, and compares."""
+        before, stream = self._copies()
+        with Recording() as second:
+            self.step()
+        self.remark = recordable(first, second)
+        if self.remark:
+            return
+        after, stream_after = self._copies()
+        tape = Tape(second)
+        self._put_back(before, stream)
+        tape()
+        if _equal(self.state(), after) and torch.equal(self.noise.generator.get_state(), stream_after):
+            self.replay = tape
+        else:
+            self.remark = "the recording does not take the same step"
+            self._put_back(after, stream_after)
+
+    def _copies(self) -> tuple[list[Tensor], Tensor]:
+        return [tensor.detach().clone() for tensor in self.state()], self.noise.generator.get_state()
+
+    def _put_back(self, values: list[Tensor], stream: Tensor) -> None:
+        with torch.no_grad():
+            for tensor, value in zip(self.state(), values, strict=True):
+                tensor.copy_(value)
+        self.noise.generator.set_state(stream)
+
+
+def _same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+
+
+def _equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    """Bit for bit, so that nan equals nan."""
+    return len(a) == len(b) and all(
+        torch.equal(x.contiguous().view(-1).view(torch.uint8), y.contiguous().view(-1).view(torch.uint8))
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """The tensors of an optimiser's state, in a constant order."""
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def require_layout(optimizers: list[torch.optim.Optimizer]) -> None:
+    """RuntimeError if a fused optimiser has a gradient that lies otherwise than its parameter.
+
+    On a CPU it reads both as plain memory, and would move the wrong weights without a word.
+    """
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups if group.get("fused")]
+    for parameter in (parameter for group in groups for parameter in group["params"]):
+        gradient = parameter.grad
+        if gradient is not None and _steps(parameter) != _steps(gradient):
+            raise RuntimeError(
+                f"the gradient of a parameter of shape {tuple(parameter.shape)} has strides {gradient.stride()}, the "
+                f"parameter {parameter.stride()}: a fused optimiser needs equal ones"
+            )
+
+
+def _steps(tensor: Tensor) -> list[int]:
+    return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
 
 
 def set_precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:

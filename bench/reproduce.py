@@ -23,7 +23,6 @@ from bench.yaml_strict import unknown
 
 TABLES = {"table1": ("mnist_unsup", "svhn_unsup"), "table2": ("svhn_semi",)}  # the suites of each table of the paper
 ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
-MEASURED = 3  # steps timed for each row of an estimate, after one to warm up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +97,7 @@ def estimate(left: Sequence[Trial], threads: int, data_root: Path | None) -> flo
     total = 0.0
     for row, trial in rows.items():
         current = Run(trial, torch.device("cpu"), data_root)
-        each = current.time_step(MEASURED) if current.steps else 0.0
+        each = current.time_step() if current.steps else 0.0
         total += each * current.steps * sum(other.row == row for other in left)
     return total
 

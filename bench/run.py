@@ -47,6 +47,18 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--checkpoint-every", type=float, default=60.0, metavar="S", help="seconds (default: %(default)s)"
     )
+    found.add_argument(
+        "--share",
+        type=int,
+        metavar="N",
+        help="trials that share a device at once (default: 1 on a CPU, what pays on a GPU)",
+    )
+    found.add_argument(
+        "--engine",
+        choices=("auto", "eager", "graph"),
+        default="auto",
+        help="how steps are taken (default: the faster way)",
+    )
     found.add_argument("--keep-weights", action="store_true", help="leave the final weights beside each record")
     found.add_argument("--dry-run", action="store_true", help="print what would run and stop")
     return found
@@ -122,7 +134,8 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     from bench.dispatch import Dispatcher, Plan
     from bench.progress import Board
 
-    how = (options.data_root, options.checkpoint_every, seconds, options.keep_weights)
+    share = _positive("--share", options.share)
+    how = (options.data_root, options.checkpoint_every, seconds, options.keep_weights, share, options.engine)
     plan = Plan(devices, threads, _writable(options.out), *how)
     fetch(left[0], options.data_root)
     dispatcher = Dispatcher(plan, Board())

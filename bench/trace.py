@@ -29,10 +29,10 @@ class Trace:
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """The losses of one step, detached scalars."""
-        # in double, to which the first loss takes all others: a sum in bfloat16 would stop growing
-        self.totals = {
-            name: self.totals[name] + loss if self.totals else loss.double() for name, loss in losses.items()
-        }
+        for name, loss in losses.items():
+            if name not in self.totals:  # in double: a sum in bfloat16 would stop growing
+                self.totals[name] = torch.zeros((), dtype=torch.float64, device=loss.device)
+            self.totals[name] += loss  # in place, since a recorded step knows the sums by where they lie
 
     def due(self, step: int) -> bool:
         """Whether a stretch ends at `step`."""
@@ -40,13 +40,16 @@ class Trace:
 
     def close(self, step: int, broken: Sequence[str] = ()) -> None:
         """Ends a stretch at `step`. Raises Diverged if a loss was not finite, or something else is `broken`."""
-        means = {name: float(total) / (step - self.step) for name, total in self.totals.items()}
+        totals = self.totals if step > self.step else {}
+        means = {name: float(total) / (step - self.step) for name, total in totals.items()}
         broken = [*(f"loss {name!r}" for name, mean in means.items() if not math.isfinite(mean)), *broken]
         if broken:
             raise Diverged(f"{broken[0]} is not finite between steps {self.step} and {step}")
         if means:
             self.points.append({"step": step, **means})
-        self.totals, self.step = {}, step
+        for total in self.totals.values():
+            total.zero_()
+        self.step = step
 
     def means(self, since: int) -> dict[str, float]:
         """Mean of each loss over the steps after `since`, which was the end of a stretch."""

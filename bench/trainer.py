@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bench import checkpoint, metrics
 from bench.data import Dataset, load_for
-from bench.engine import set_precision
+from bench.engine import Engine, Mode, optimizer_tensors, set_precision
 from bench.plan import build_config, method_class
 from bench.suite import Trial
 from bench.trace import Trace
@@ -25,7 +25,7 @@ from models.method import Batch
 from models.noise import Noise
 
 Progress = Callable[[int, int], None]  # step, steps
-MEASURED_S = 5.0  # seconds after which `time_step` has seen enough
+MEASURED, MEASURED_S = 5, 5.0  # steps, or seconds, after which `time_step` has seen enough
 EVALUATED = 250  # examples predicted at once: a network keeps all its rows, so this bounds the memory of scoring
 HEADLINE = {"clustering": "majority", "classification": "error"}  # what selects a step on the validation split
 
@@ -37,9 +37,10 @@ class Run:
         trial: what to run.
         device: where all tensors live.
         data_root: folder of downloaded datasets, or None for the default.
+        mode: how steps are taken, see `bench.engine`.
     """
 
-    def __init__(self, trial: Trial, device: torch.device, data_root: Path | None = None) -> None:
+    def __init__(self, trial: Trial, device: torch.device, data_root: Path | None = None, mode: Mode = "auto") -> None:
         self.trial = trial
         self.noise = Noise.seeded(trial.init_seed, device)
         self.precision = set_precision(trial.precision, device)
@@ -50,7 +51,9 @@ class Run:
         self.step = 0
         self.order = torch.empty(0, dtype=torch.int64, device=device)
         self.labelled_order = torch.empty(0, dtype=torch.int64, device=device)
+        self.index, self.labelled_index = (torch.zeros(trial.batch, dtype=torch.int64, device=device) for _ in range(2))
         self.trace = Trace(self.steps)
+        self.engine = Engine(self.method, self._take_step, self._carried, self.noise, mode)
         self.curve: list[dict[str, Any]] = []
         self.confusion: dict[str, list[list[int]]] = {}
         self.prepared = False
@@ -106,10 +109,13 @@ class Run:
     # the loop
 
     def advance(self, stop: Callable[[], bool], progress: Progress, keep: Callable[[Run], None]) -> bool:
-        """Runs to the end or until `stop()`; True at the end.
+        """Runs to the end or until `stop()`, which is asked before every step; True at the end. See `stages`."""
+        return not any(stop() for _ in self.stages(progress, keep))
+
+    def stages(self, progress: Progress, keep: Callable[[Run], None]) -> Iterator[None]:
+        """Runs to the end, and yields before every step: left there, the run is ready for `state()`.
 
         Args:
-            stop: asked before every step; a true answer leaves the run as it is, ready for `state()`.
             progress: told the step after every step.
             keep: called after every step and its scoring, if any: the moment for a checkpoint.
 
@@ -122,33 +128,40 @@ class Run:
                 self.method.prepare(self.dataset.train)
                 self.prepared = True
             while self.step < self.steps:
-                if stop():
-                    return False
-                self._update()
-                progress(self.step, self.steps)
-                scoring = self.step % self.trial.validate == 0 or self.step == self.steps
-                if scoring:
-                    self._score()
-                elif self.trace.due(self.step):
-                    self.trace.close(self.step)
-                self.seconds = time.monotonic() - started
-                keep(self)
+                yield
+                with self.engine.on_stream():
+                    self._update()
+                    progress(self.step, self.steps)
+                    if self.step % self.trial.validate == 0 or self.step == self.steps:
+                        self._score()
+                        self.engine.forget_if_moved()
+                    elif self.trace.due(self.step):
+                        self.trace.close(self.step)
+                    self.seconds = time.monotonic() - started
+                    keep(self)
             if not self.steps and not self.curve:
                 self._score()
-            return True
         finally:
             self.seconds = time.monotonic() - started
 
-    def time_step(self, n: int) -> float:
-        """Seconds per step over `n` steps, fewer if these are slow, after one to warm up; the run is of no further use."""
+    def time_step(self, seconds: float = MEASURED_S) -> float:
+        """Seconds per step as the trial would take them, by the fastest of some; the run is of no further use.
+
+        It goes on until the engine has settled and for some steps more, but not for much longer than `seconds`.
+        """
         self.method.prepare(self.dataset.train)
         self._update()
-        started = time.monotonic()
-        taken = 0
-        while taken < n and time.monotonic() - started < MEASURED_S:
-            self._update()
-            taken += 1
-        return (time.monotonic() - started) / taken
+        until = time.monotonic() + seconds
+        times: list[float] = []
+        with self.engine.on_stream():
+            while not times or (len(times) < MEASURED and time.monotonic() < until):
+                started = time.monotonic()
+                self._update()
+                self.engine.wait()
+                if not self.engine.settled:
+                    times.clear()
+                times.append(time.monotonic() - started)
+        return min(times)
 
     def _update(self) -> None:
         """One step on the next batch of the current epoch's order; an incomplete last batch is left out."""
@@ -156,23 +169,38 @@ class Run:
         at = self.step % (n // batch)
         if at == 0:
             self.order = self.noise.permutation(n)
-        index = self.order[at * batch : (at + 1) * batch]
-        x = self.dataset.train.take(index)
-        labelled = self._labelled(batch)
-        with self.precision:
-            losses = self.method.update(Batch(x, self.noise, *labelled, index))
-        self.trace.add(losses)
+        self.index.copy_(self.order[at * batch : (at + 1) * batch])
+        self._choose_labelled()
+        self.engine()
         self.step += 1
 
-    def _labelled(self, batch: int) -> tuple[Tensor | None, Tensor | None]:
+    def _choose_labelled(self) -> None:
         """The next labelled examples: one random order of all of them after another; nothing without labels."""
-        train = self.dataset.train
-        if train.x_labelled is None or train.y_labelled is None:
-            return None, None
+        batch, y = self.trial.batch, self.dataset.train.y_labelled
+        if y is None:
+            return
         while len(self.labelled_order) < batch:
-            self.labelled_order = torch.cat([self.labelled_order, self.noise.permutation(len(train.y_labelled))])
-        index, self.labelled_order = self.labelled_order[:batch], self.labelled_order[batch:]
-        return train.x_labelled[index].float().mul_(train.scale), train.y_labelled[index]
+            self.labelled_order = torch.cat([self.labelled_order, self.noise.permutation(len(y))])
+        self.labelled_index.copy_(self.labelled_order[:batch])
+        self.labelled_order = self.labelled_order[batch:]
+
+    def _take_step(self) -> None:
+        """What the engine executes: all that it reads and changes are tensors that stay where they are."""
+        train = self.dataset.train
+        x_labelled = y_labelled = None
+        if train.x_labelled is not None and train.y_labelled is not None:
+            x_labelled = train.x_labelled[self.labelled_index].float().mul_(train.scale)
+            y_labelled = train.y_labelled[self.labelled_index]
+        batch = Batch(train.take(self.index), self.noise, x_labelled, y_labelled, self.index)
+        with self.precision:
+            losses = self.method.update(batch)
+        self.trace.add(losses)
+
+    def _carried(self) -> list[Tensor]:
+        """All tensors that one step leaves to the next."""
+        method = self.method
+        moments = (tensor for optimizer in method.optimizers().values() for tensor in optimizer_tensors(optimizer))
+        return [*method.parameters(), *method.buffers(), *moments, *self.trace.totals.values()]
 
     def _score(self) -> None:
         """Adds a point to the curve: mean losses since the last one, and the scores of both splits."""

@@ -1,7 +1,8 @@
 """A process that runs trials: a job a line on standard input, progress as JSON lines on standard output.
 
-Started by `bench.dispatch`; a kill, a crash or a full memory here costs the trial under way alone. SIGINT, SIGTERM and the
-end of the parent make it finish the step, write a checkpoint and leave; a second signal leaves at once.
+Started by `bench.dispatch`; a kill or a crash here costs the trials under way alone. SIGINT, SIGTERM and the end of the
+parent make it finish the step, write a checkpoint and leave; a second signal leaves at once. Trials that share the process
+take turns, a step each, on a GPU each on a stream of its own (`bench.pool`).
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import checkpoint, provenance, record
+from bench.engine import Mode
 from bench.errors import Diverged, UserError
+from bench.pool import BUSY, DONE, FAILED, UNFINISHED, USER_ERROR, Going, Pool
 from bench.sources import SOURCES
 from bench.suite import Trial
 from bench.trainer import Run
 from bench.yaml_strict import build
-
-DONE, FAILED, USER_ERROR, UNFINISHED, BUSY = range(5)  # how a trial ended
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Job:
     """What the dispatcher hands over.
 
     `seconds` is the time left, `checkpoint_every` the seconds between checkpoints; with `keep_weights` the final weights and
-    buffers stay beside the record, in a file like a checkpoint with the suffix .weights.
+    buffers stay beside the record, in a file like a checkpoint with the suffix .weights. `number` is the name of the trial
+    in what the process says; `share` how many trials at most take turns in it, None for as many as pay.
     """
 
     trial: Trial
@@ -49,6 +52,9 @@ class Job:
     checkpoint_every: float = 60.0
     seconds: float | None = None
     keep_weights: bool = False
+    number: int = 0
+    share: int | None = 1
+    engine: Mode = "auto"
 
 
 class Stop:
@@ -104,37 +110,27 @@ def locked(path: Path) -> Iterator[bool]:
             return
 
 
-def run(job: Job, stop: Stop) -> int:
-    """Runs or resumes the job's trial and writes its record; returns how it ended."""
+def run(job: Job, stop: Stop, pool: Pool) -> Going:
+    """Runs or resumes the job's trial and writes its record; yields before every step, and returns how it ended."""
     path = record.record_path(Path(job.out), job.trial)
     with locked(path.with_suffix(".lock")) as mine:
         if not mine:
             return BUSY
         if record.stored_status(path, job.trial) in record.FINAL:
             return DONE
-        return _run(job, path, stop)
+        return (yield from _run(job, path, stop, pool))
 
 
-def _run(job: Job, path: Path, stop: Stop) -> int:
+def _run(job: Job, path: Path, stop: Stop, pool: Pool) -> Going:
     """The locked part of `run`."""
     stop.until = None if job.seconds is None else time.monotonic() + job.seconds
     torch.set_num_threads(job.threads)
     facts = _run_facts(job)  # before training: the sources may change on disk meanwhile
-    current = Run(job.trial, torch.device(job.device), Path(job.data_root) if job.data_root else None)
+    root = Path(job.data_root) if job.data_root else None
+    current = Run(job.trial, torch.device(job.device), root, job.engine)
     saved = path.with_suffix(".checkpoint")
-    state, remarks = checkpoint.load(saved, job.trial.digest)
     made_by = {"threads": job.threads, "sources": facts["git"]["sources"]}
-    if state is not None and not current.fits(state):
-        checkpoint.set_aside(saved)
-        remarks.append("a checkpoint of other code was set aside; the trial began again")
-        state = None
-    if state is not None:
-        current.restore(state)
-        remarks += [
-            f"continued with other {what} than it was begun with"
-            for what in made_by
-            if state.get(what) != made_by[what]
-        ]
+    remarks = _resume(current, saved, made_by)
     written = time.monotonic()
 
     def keep(run: Run) -> None:
@@ -145,12 +141,17 @@ def _run(job: Job, path: Path, stop: Stop) -> int:
 
     status, reason = "done", None
     try:
-        if not current.advance(stop, Reporter(), keep):
-            checkpoint.save(saved, current.state() | made_by)
-            status, reason = "interrupted", f"at step {current.step} of {current.steps}"
+        for _ in current.stages(Reporter(job.number), keep):
+            yield
+            if stop() or pool.unwanted(job.number):
+                checkpoint.save(saved, current.state() | made_by)
+                status, reason = "interrupted", f"at step {current.step} of {current.steps}"
+                break
     except Diverged as error:
         status, reason = "diverged", str(error)
+    engine = current.engine
     about = {**facts, "seconds": round(current.seconds, 3), "resumed": current.resumed, "remarks": remarks}
+    about |= {"engine": engine.name, "engine_remark": engine.remark or None, "shared_by": pool.most}
     result = current.result() if status in record.FINAL else None
     departures = current.method.departures()
     record.write(path, record.new_record(job.trial, status, reason, result, _data_facts(current), about, departures))
@@ -164,17 +165,30 @@ def _run(job: Job, path: Path, stop: Stop) -> int:
     return DONE
 
 
+def _resume(run: Run, saved: Path, made_by: dict[str, Any]) -> list[str]:
+    """Continues from the last sound checkpoint, if any; returns remarks for the record."""
+    state, remarks = checkpoint.load(saved, run.trial.digest)
+    if state is not None and not run.fits(state):
+        checkpoint.set_aside(saved)
+        return [*remarks, "a checkpoint of other code was set aside; the trial began again"]
+    if state is None:
+        return remarks
+    run.restore(state)
+    other = [what for what in made_by if state.get(what) != made_by[what]]
+    return remarks + [f"continued with other {what} than it was begun with" for what in other]
+
+
 class Reporter:
     """Prints the step about twice a second, for the dispatcher to show."""
 
-    def __init__(self) -> None:
-        self.next = 0.0
+    def __init__(self, number: int) -> None:
+        self.number, self.next = number, 0.0
 
     def __call__(self, step: int, steps: int) -> None:
         now = time.monotonic()
         if now >= self.next or step == steps:
             self.next = now + 0.5
-            say(step=step, steps=steps)
+            say(trial=self.number, step=step, steps=steps)
 
 
 def say(**message: object) -> None:
@@ -205,38 +219,53 @@ def _run_facts(job: Job) -> dict[str, Any]:
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else provenance.cpu_name(),
         "precision": job.trial.precision,
-        "engine": "eager",
         "threads": job.threads,
         "versions": provenance.versions(),
         "git": provenance.code(),
     }
 
 
-def attempt(job: Job, stop: Stop) -> int:
-    """`run` with every exception turned into a way to end, and standard error into the trial's log."""
+def attempt(job: Job, stop: Stop, pool: Pool) -> Going:
+    """`run` with every exception turned into a way to end, and standard error into the trial's log.
+
+    torch.OutOfMemoryError goes on to the pool while other trials share the memory.
+    """
+    log = record.record_path(Path(job.out), job.trial).with_suffix(".log")
     try:
-        with record.record_path(Path(job.out), job.trial).with_suffix(".log").open("a") as file:
+        with log.open("a") as file:
             os.dup2(file.fileno(), sys.stderr.fileno())
-        return run(job, stop)
+        return (yield from run(job, stop, pool))
     except UserError as error:
-        say(error=str(error))
+        say(trial=job.number, error=str(error))
         return USER_ERROR
     except Exception as error:
-        traceback.print_exc()
+        if isinstance(error, torch.OutOfMemoryError) and pool.crowded():
+            raise
+        with log.open("a") as file:
+            traceback.print_exc(file=file)
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = " ".join(f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})".split())
-        say(failed=reason)
+        say(trial=job.number, failed=reason)
         return FAILED
 
 
 def main() -> int:
-    """Runs jobs until the parent closes the pipe or a signal comes; says {"end": code} after each."""
+    """Runs jobs until the parent closes the pipe or a signal comes; says {"trial": number, "end": code} after each."""
     stop = Stop()
+    pool: Pool | None = None
     while True:
-        line = stop.jobs.get()
-        if not line:
+        idle = pool is None or not pool.busy()
+        line = stop.jobs.get() if idle or not stop.jobs.empty() else ""
+        if line:
+            job = build(Job, json.loads(line), "job")
+            pool = pool or Pool(job.share, torch.device(job.device), stop)
+            pool.add(job.number, partial(attempt, job, stop, pool))
+        if pool is None or not pool.busy():
             return 0
-        say(end=attempt(build(Job, json.loads(line), "job"), stop))
+        for number, end in pool.turn():
+            say(trial=number, end=end)
+        if stop.asked and not pool.busy():
+            return 0
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ class Toy(Method):
     """A linear map that notes what the bench does with it; `fault` makes it misbehave at step `at`."""
 
     Config = ToyConfig
+    graphable = False  # its notes are Python's
 
     def __init__(self, config: ToyConfig, spec: Spec, noise: Noise) -> None:
         super().__init__(config, spec, noise)
@@ -85,7 +86,7 @@ class Toy(Method):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         assert self.training
-        self.seen.append(batch)
+        self.seen.append(replace(batch, index=batch.index.clone()))  # the bench writes the next step's into it
         self.calls.append("update")
         loss = (self.map(batch.x.flatten(1)) + batch.noise.normal(len(batch.x), 1)).square().mean()
         self.adam.zero_grad()

@@ -25,6 +25,7 @@ from bench import checkpoint, record, trainer, trial
 from bench.dispatch import Dispatcher, Plan
 from bench.errors import UserError
 from bench.plan import trials
+from bench.pool import Pool
 from bench.progress import Board
 from bench.run import main
 from bench.suite import Trial, load_suite
@@ -49,6 +50,15 @@ class Asked:
         return self.left < 0
 
 
+def attempted(job: trial.Job, stop: int = 999) -> int:
+    """How a trial ends that is asked to stop after so many steps."""
+    going = trial.attempt(job, Asked(stop), Pool(1, torch.device("cpu"), lambda: False))  # type: ignore[arg-type]
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(going)
+    return int(end.value.value)
+
+
 @pytest.fixture
 def job(make_trial: Callable[..., Trial], tmp_path: Path, toy: object, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a trial of Toy as its process would; `stop` ends it after so many steps, `fields` change the trial."""
@@ -58,8 +68,10 @@ def job(make_trial: Callable[..., Trial], tmp_path: Path, toy: object, monkeypat
         what = make_trial(config, **(fields or {}))
         path = record.record_path(tmp_path, what)
         path.parent.mkdir(parents=True, exist_ok=True)
-        code = trial.attempt(trial.Job(what, "cpu", str(tmp_path), 1, checkpoint_every=0.0), Asked(stop))  # type: ignore[arg-type]
-        path.with_suffix(".log").unlink()
+        code = attempted(trial.Job(what, "cpu", str(tmp_path), 1, checkpoint_every=0.0), stop)
+        log = path.with_suffix(".log")
+        sys.stderr.write(log.read_text())
+        log.unlink()
         return code, path
 
     return run
@@ -131,7 +143,7 @@ def test_final_weights_stay_on_request(
     what = make_trial()
     path = record.record_path(tmp_path, what)
     path.parent.mkdir(parents=True)
-    assert trial.attempt(trial.Job(what, "cpu", str(tmp_path), 1, keep_weights=True), Asked(999)) == trial.DONE  # type: ignore[arg-type]
+    assert attempted(trial.Job(what, "cpu", str(tmp_path), 1, keep_weights=True)) == trial.DONE
     state, _ = checkpoint.load(path.with_suffix(".weights"), what.digest)
     assert state is not None
     fresh = trainer.Run(what, torch.device("cpu"))
@@ -146,7 +158,7 @@ def test_a_record_names_the_departures_of_its_networks(tmp_path: Path, monkeypat
     what = replace(what, steps=1, config={**what.config, "factorisation": 15})
     path = record.record_path(tmp_path, what)
     path.parent.mkdir(parents=True)
-    assert trial.attempt(trial.Job(what, "cpu", str(tmp_path), 1), Asked(999)) == trial.DONE  # type: ignore[arg-type]
+    assert attempted(trial.Job(what, "cpu", str(tmp_path), 1)) == trial.DONE
     (told,) = record.read(path)["departures"]
     assert "y1a, y2a" in told and "Eq. 15" in told
 
@@ -365,7 +377,7 @@ def test_progress_that_nobody_reads_does_not_end_a_trial(monkeypatch: pytest.Mon
     stdout = os.fdopen(here, "w")
     monkeypatch.setattr(sys, "stdout", stdout)
     try:
-        trial.Reporter()(1, 10)
+        trial.Reporter(0)(1, 10)
     finally:
         monkeypatch.undo()
         os.close(here)
@@ -418,7 +430,7 @@ def _stored(dispatcher: Dispatcher, what: Trial) -> dict[str, Any]:
 def test_a_child_that_ends_without_a_record_gets_one(
     child: Callable[..., Out], make_trial: Callable[..., Trial], script: str, status: str, reason: str
 ) -> None:
-    dispatcher, stream = child(script, devices=("other",))  # a process for each trial, as on a GPU
+    dispatcher, stream = child(script, devices=("other",), share=1)  # a process for each trial
     trials = [make_trial(), make_trial(seed=1)]
     assert dispatcher.run(trials) == {status: 2}
     for what in trials:

@@ -1,0 +1,106 @@
+"""Trials that take turns in one process, a step each, and how many of them at once.
+
+On a GPU a step is a few launches of graphs that overlap with those of other trials. Whether one more trial pays is timed:
+trials are added while the steps of all together grow. Without memory for that many, half of them wait for the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+
+import torch
+
+DONE, FAILED, USER_ERROR, UNFINISHED, BUSY = range(5)  # how a trial ended
+Going = Generator[None, None, int]  # a trial under way: yields before every step, returns how it ended
+WINDOW_S = 3.0  # over which steps are counted before one more trial is tried
+SETTLED_S = 5.0  # that a new trial is given first to warm up and to be captured
+GAIN = 1.05  # of all steps a second that one more trial must bring
+
+
+class Pool:
+    """Trials by number, those that take turns and those that wait.
+
+    Args:
+        share: how many take turns at most; None for as many as pay.
+        device: where they compute.
+        stop: whether no trial is to begin any more.
+    """
+
+    def __init__(self, share: int | None, device: torch.device, stop: Callable[[], bool]) -> None:
+        self.stop = stop
+        self.limit = share or 1
+        self.grows = share is None
+        self.device = device
+        self.begin: dict[int, Callable[[], Going]] = {}
+        self.waiting: deque[int] = deque()
+        self.going: dict[int, Going] = {}
+        self.leaving: set[int] = set()
+        self.most = 0  # trials that have taken turns at once
+        self.rate = 0.0  # steps a second of all trials before the last one was added
+        self.since, self.steps = time.monotonic() + SETTLED_S, 0
+
+    def add(self, number: int, begin: Callable[[], Going]) -> None:
+        """A trial that shall run; `begin` may be called again if it had to leave for want of memory."""
+        self.begin[number] = begin
+        self.waiting.append(number)
+
+    def busy(self) -> bool:
+        """Whether any trial is under way or waits."""
+        return bool(self.going or self.waiting)
+
+    def crowded(self) -> bool:
+        """Whether more than one trial is under way."""
+        return len(self.going) > 1
+
+    def unwanted(self, number: int) -> bool:
+        """Whether a trial under way shall write a checkpoint and leave, to go on later."""
+        return number in self.leaving
+
+    def turn(self) -> Iterator[tuple[int, int]]:
+        """One step of each; yields the number of a trial that has ended, and how."""
+        while self.waiting and (self.stop() or len(self.going) < self.limit):
+            number = self.waiting.popleft()
+            if self.stop():
+                yield number, UNFINISHED
+            else:
+                self.going[number] = self.begin[number]()
+        self.most = max(self.most, len(self.going))
+        for number, trial in list(self.going.items()):
+            try:
+                next(trial)
+            except StopIteration as end:
+                del self.going[number]
+                if number in self.leaving and end.value == UNFINISHED:
+                    self.leaving.discard(number)
+                    self.waiting.append(number)
+                else:
+                    yield number, end.value
+            except torch.OutOfMemoryError:
+                self._make_room(number)
+            else:
+                self.steps += 1
+        if self.grows and self.waiting:
+            self._grow()
+
+    def _make_room(self, number: int) -> None:
+        """Of the trials under way half go on; the one that found no memory begins again from its last checkpoint."""
+        del self.going[number]
+        self.waiting.append(number)
+        self.limit, self.grows = max(1, (len(self.going) + 1) // 2), False
+        self.leaving = set(list(self.going)[self.limit :])
+        torch.cuda.empty_cache()
+
+    def _grow(self) -> None:
+        """Tries one more trial, if the last one has brought enough."""
+        elapsed = time.monotonic() - self.since
+        if elapsed < 0:
+            self.steps = 0
+        elif elapsed >= WINDOW_S:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            rate = self.steps / (time.monotonic() - self.since)
+            self.grows = rate >= GAIN * self.rate
+            self.limit += self.grows
+            self.rate, self.since = rate, time.monotonic() + SETTLED_S
