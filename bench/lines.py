@@ -41,7 +41,7 @@ def stored(root: Path, suite: Suite, budget: str, any_seed: bool) -> tuple[list[
             remarks.append(f"Left out, unreadable: {path.relative_to(root).as_posix()}.")
     seeds = sorted({record["trial"]["seed"] for record in records}) if any_seed else None
     digests = {trial.digest for trial in trials(suite, budget, seeds=seeds)} if records else set()
-    kept = [record for record in records if not digests.isdisjoint((record["digest"], digest_today(record)))]
+    kept = [record for record in records if record["digest"] in digests or digest_today(record) in digests]
     stale = len(records) - len(kept)
     kind = "configuration" if any_seed else "configuration or seed"
     remarks += [f"Left out: {stale} stored under {budget}, of another {kind} than planned now."] if stale else []

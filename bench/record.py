@@ -126,7 +126,7 @@ def stored_status(path: Path, trial: Trial) -> str:
 
 def is_of(record: Mapping[str, Any], trial: Trial) -> bool:
     """Whether a record is of exactly this trial."""
-    return trial.digest in (record["digest"], digest_today(record))
+    return trial.digest == record["digest"] or trial.digest == digest_today(record)
 
 
 def digest_today(record: Mapping[str, Any]) -> str:

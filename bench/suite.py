@@ -196,7 +196,7 @@ class Trial:
     def digest(self) -> str:
         """sha256 (hex) of all fields that are not at their defaults and of PROTOCOL: equal digest, equal trial."""
         later = {item.name: item.default for item in fields(self) if item.default is not MISSING}
-        told = {key: value for key, value in self.to_json().items() if key not in later or value != later[key]}
+        told = {key: value for key, value in vars(self).items() if key not in later or value != later[key]}
         text = json.dumps({"protocol": PROTOCOL, **told}, sort_keys=True, separators=(",", ":"))
         return sha256(text.encode()).hexdigest()
 

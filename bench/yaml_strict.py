@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -170,7 +171,7 @@ def build(cls: type[T], section: Mapping[str, Any], where: str = "") -> T:
     """
     origin = section if isinstance(section, Section) and section.file else None
     spot = lambda key="": where if origin is None else origin.where(key)
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     known = {item.name: item for item in fields(cls) if item.init and hints[item.name] is not Section}  # type: ignore[arg-type]
     values = {name: origin for name, hint in hints.items() if hint is Section and origin is not None}
     for key, value in section.items():
@@ -185,6 +186,12 @@ def build(cls: type[T], section: Mapping[str, Any], where: str = "") -> T:
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{spot(reason.partition(' ')[0])}: {reason}") from None
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """The annotations of `cls`; looking them up costs more than checking a value against them."""
+    return get_type_hints(cls)
 
 
 def convert(hint: Any, value: Any, where: str) -> Any:

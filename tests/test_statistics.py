@@ -1,6 +1,9 @@
 """bench.statistics against hand-worked numbers and scipy on raw samples."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 from scipy import stats
 
 from bench.errors import UserError
-from bench.statistics import Summary, cell, summarise, tost, verdict, welch
+from bench.statistics import Summary, _t_quantile, cell, summarise, tost, verdict, welch
 
 
 def test_summary_by_hand() -> None:
@@ -43,6 +46,41 @@ def test_welch_and_interval_equal_scipy_on_the_samples(seed: int, alternative: s
     p = welch(ours.mean, ours.std or 0, 10, b.mean(), b.std(ddof=1), 7, alternative)
     assert p == pytest.approx(test.pvalue, rel=1e-9)
     assert (ours.ci_low, ours.ci_high) == pytest.approx(tuple(stats.t.interval(0.95, 9, a.mean(), stats.sem(a))))
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "less", "greater"])
+@pytest.mark.parametrize("distance", [0.0, 0.1, 1.0, 3.0, 30.0])  # of the means, in standard errors
+def test_welch_equals_scipy_on_moments(alternative: str, distance: float) -> None:
+    generator = np.random.default_rng(0)
+    for std2 in (0.0, *10 ** generator.uniform(-6, 2, 100)):
+        mean1, std1 = generator.normal(5, 3), 10 ** generator.uniform(-6, 2)
+        n1, n2 = generator.integers(2, 100, 2).tolist()
+        mean2 = mean1 + generator.choice([-1, 1]) * distance * math.hypot(std1 / n1**0.5, std2 / n2**0.5)
+        numbers = (mean1, std1, n1, mean2, std2, n2)
+        test = stats.ttest_ind_from_stats(*numbers, equal_var=False, alternative=alternative)
+        assert welch(*numbers, alternative) == pytest.approx(test.pvalue, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 9, 90, 1000])
+def test_quantiles_equal_scipy(freedom: int) -> None:
+    for probability in (0.5, 0.9, 0.975, 0.995):
+        assert _t_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), rel=1e-12)
+
+
+def test_deviations_whose_squares_vanish_are_deviations() -> None:
+    assert welch(1, 1e-200, 3, 1, 1e-200, 3) == pytest.approx(1)
+    assert welch(1, 1e-200, 3, 2, 1e-170, 3) == 0.0
+    assert welch(0, 1e-200, 10, 2e-200, 1e-200, 10) == pytest.approx(welch(0, 1, 10, 2, 1, 10), rel=1e-12)
+
+
+def test_a_verdict_needs_no_scipy_stats() -> None:
+    code = (
+        "import sys; from bench.statistics import summarise, verdict; "
+        "print(verdict(summarise([1.0, 2.0, 4.0]), 2.0, 1.0, 10, 0.1).word, 'scipy.stats' in sys.modules)"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["inconclusive", "False"]
 
 
 def test_welch_by_hand() -> None:

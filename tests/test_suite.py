@@ -477,3 +477,14 @@ def test_listing_suites_needs_no_torch() -> None:
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_planning_frees_the_collector_from_torch_once_and_leaves_it_on() -> None:
+    code = (
+        "import gc; from bench.plan import trials; from bench.suite import load_suite; "
+        "suite = load_suite('plane_unsup'); trials(suite, 'paper'); once = gc.get_freeze_count(); "
+        "trials(suite, 'paper'); print(gc.isenabled(), once > 100_000, gc.get_freeze_count() - once < 1000)"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 3
