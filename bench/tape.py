@@ -296,7 +296,7 @@ class _Plan:
         """Free memory of at least `size` bytes: the smallest that is not much too large, else new."""
         fitting = [buffer for buffer in self.free if size <= len(buffer) <= 2 * size + ALIGNED]
         if fitting:
-            best = min(fitting, key=len)
+            best = min(reversed(fitting), key=len)  # the last one given back is the one most likely cached
             self.free = [buffer for buffer in self.free if buffer is not best]
             return best
         self.bytes += size

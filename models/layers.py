@@ -48,8 +48,12 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, noise: Noise | None, before: Tensor | None = None, after: Tensor | None = None
     ) -> Tensor:
-        """The row's output; `before` and `after` are dropout masks of its input and of its output."""
-        x = self.linear(x if before is None else x * before.to(x.dtype))
+        """The row's output; `before` and `after` mask its input and its output: 1 what is kept, 0 what is dropped.
+
+        What makes up for the dropped elements of its input, 1 / (1 - p), multiplies the weights, which are fewer.
+        """
+        scale = 1.0 if noise is None or not self.training else 1 / (1 - self.row.dropout)
+        x = self.linear(x if before is None else x * before.to(x.dtype), scale)
         if self.pool_first:
             x = self._pool(x)
         if self.norm is not None:
@@ -66,11 +70,11 @@ class Layer(nn.Module):
         size = int(self.row.pool[3:])
         return F.max_pool2d(x, size) if self.row.pool.startswith("Max") else F.avg_pool2d(x, size)
 
-    def linear(self, x: Tensor) -> Tensor:
-        """The row's (transposed) convolution and bias alone; x itself for a row without weights."""
-        weight, width, bias = self.weight, self.row.width, self.bias
-        if weight is None:
+    def linear(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        """The row's (transposed) convolution, times `scale`, and bias alone; x itself for a row without weights."""
+        if self.weight is None:
             return x
+        width, bias, weight = self.row.width, self.bias, self.weight * scale if scale != 1 else self.weight
         n, inputs, height, _ = x.shape
         one_position = height == 1 if self.transposed else height == width
         if one_position and not self.row.padding:
@@ -87,8 +91,7 @@ class Layer(nn.Module):
                 return _few_inputs(x, weight, bias, self.row.stride)
             if self.row.stride == 1:
                 return _few_outputs(x, weight, bias)
-        out = convolve(x, weight, self.row.stride, self.row.padding, self.transposed)
-        return out if bias is None else out + bias[:, None, None]
+        return convolve(x, weight, self.row.stride, self.row.padding, self.transposed, bias)
 
     def _activate(self, x: Tensor, noise: Noise | None) -> Tensor:
         if not self.row.activation:

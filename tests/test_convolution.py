@@ -81,6 +81,17 @@ def test_only_what_is_wanted_is_computed() -> None:
     assert second.asked[(True, False, False)] == 0 and second.asked[(False, True, False)] == 2
 
 
+def test_a_bias_is_pytorchs_too() -> None:
+    x, weight = _given(False)
+    bias = Noise.seeded(1).normal(4).double().requires_grad_()
+    found, expected = convolve(x, weight, 2, 0, False, bias), F.conv2d(x, weight, bias, 2)
+    assert torch.equal(found, expected)
+    for ours, theirs in zip(
+        *(torch.autograd.grad(out.square().sum(), [x, weight, bias]) for out in (found, expected)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_a_gradient_by_the_weight_cannot_be_differentiated_again() -> None:
     x, weight = _given(False)
     (by_weight,) = torch.autograd.grad(convolve(x, weight, 1, 0, False).square().sum(), weight, create_graph=True)
