@@ -47,15 +47,13 @@ class Engine:
         self.stream = torch.cuda.Stream(noise.device) if self.gpu else None
         self.remark = "" if method.graphable else f"{type(method).__name__} cannot be recorded"
         self.optimizers = list(method.optimizers().values())
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            if "capturable" in group:  # it counts its steps on the GPU then, as a captured graph must
-                group["capturable"] = self.gpu
         self.times: dict[str, list[float]] = {"eager": [], "graph": []}
         self.taken = 0
         self.first: Recording | None = None
         self.replay: Step | None = None
-        self.fixed: list[Tensor] = []  # what was there when the step was recorded
+        self.fixed: list[tuple[int, int]] = []  # where all was when the step was recorded
         self.settled = mode == "eager" or bool(self.remark)
+        self.take_over()
 
     @property
     def name(self) -> str:
@@ -66,11 +64,18 @@ class Engine:
         """The context of everything that a trial computes: on a GPU each has a stream of its own, so that they overlap."""
         return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
+    def take_over(self) -> None:
+        """To be called when the method has been made or restored: what was done outside of a step counts from here on."""
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            if "capturable" in group:  # it counts its steps on the GPU then, as a captured graph must
+                group["capturable"] = self.gpu
+        self.forget_if_moved()
+        if self.stream is not None:
+            self.stream.wait_stream(torch.cuda.current_stream(self.noise.device))
+
     def __call__(self) -> None:
-        if self.replay is not None and self.settled:
-            return self.replay()
-        if self.settled:
-            return self.step()
+        if self.settled and self.taken:
+            return self.step() if self.replay is None else self.replay()
         self.taken += 1
         if self.taken <= WARM_UP + TIMED:
             self._time("eager", self.step)
@@ -85,8 +90,8 @@ class Engine:
 
     def forget_if_moved(self) -> None:
         """To be called when something else than a step may have replaced tensors: they are recorded by identity."""
-        if self.replay is not None and not _same(self.fixed, self.state()):
-            self.replay, self.settled = None, False
+        if (self.replay or self.first) and self.fixed != _places(self.state()):
+            self.replay, self.first, self.settled = None, None, False
             self.times["graph"] = []
 
     def _time(self, kind: str, step: Step) -> None:
@@ -116,10 +121,11 @@ class Engine:
         elif self.first is None:
             with Recording() as self.first:
                 self.step()
-            return
         else:
             self._tape(self.first)
-        self.first, self.fixed, self.settled = None, self.state(), self.replay is None
+            self.first = None
+        self.fixed = _places(self.state())
+        self.settled = self.first is None and self.replay is None
 
     def _capture(self) -> None:
         graph = torch.cuda.CUDAGraph()
@@ -132,6 +138,8 @@ class Engine:
         except RuntimeError as error:
             self.remark = f"not captured: {str(error).splitlines()[0]}"
             self.wait()
+            # the generator may still believe that it is being captured, which a clone of its state does not
+            self.noise.generator.graphsafe_set_state(self.noise.generator.clone_state())
             return self.step()
         self.replay = graph.replay
         graph.replay()  # capturing has not taken the step
@@ -145,13 +153,16 @@ class Engine:
         if self.remark:
             return
         after, stream_after = self._copies()
-        tape = Tape(second)
-        self._put_back(before, stream)
-        tape()
-        if _equal(self.state(), after) and torch.equal(self.noise.generator.get_state(), stream_after):
+        try:
+            tape = Tape(second)
+            for _ in range(2):  # the second time its memory is as the first one left it
+                self._put_back(before, stream)
+                tape()
+                if not _equal([*self.state(), self.noise.generator.get_state()], [*after, stream_after]):
+                    raise RuntimeError("it does not take the same step")
             self.replay = tape
-        else:
-            self.remark = "the recording does not take the same step"
+        except Exception as error:
+            self.remark = f"the recording was not used: {error}"
             self._put_back(after, stream_after)
 
     def _copies(self) -> tuple[list[Tensor], Tensor]:
@@ -164,8 +175,9 @@ class Engine:
         self.noise.generator.set_state(stream)
 
 
-def _same(a: list[Tensor], b: list[Tensor]) -> bool:
-    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+def _places(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    """Which objects they are, and where their numbers lie: both may be replaced."""
+    return [(id(tensor), tensor.data_ptr()) for tensor in tensors]
 
 
 def _equal(a: list[Tensor], b: list[Tensor]) -> bool:

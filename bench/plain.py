@@ -116,7 +116,7 @@ def generator_loss(logit_q: Tensor, logit_p: Tensor) -> Tensor:
 
 def gradient_penalty(discriminator: nn.Module, q: Tuple3, p: Tuple3) -> Tensor:
     """Eq. 18: (|gradient of D| - 1)² at random points between pairs of tuples, one norm over x, y and z together."""
-    u = torch.rand(len(q[0]))
+    u = torch.rand(len(q[0]), device=q[0].device)
     points = [_between(a, b, u).requires_grad_() for a, b in zip(q, p, strict=True)]
     gradients = torch.autograd.grad(discriminator(*points).sum(), points, create_graph=True)
     flat = torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
@@ -176,6 +176,13 @@ class Game:
         d_learning_rate = config.learning_rate if config.d_learning_rate is None else config.d_learning_rate
         self.g_adam = torch.optim.Adam(players[:-1].parameters(), config.learning_rate, betas)
         self.d_adam = torch.optim.Adam(self.discriminator.parameters(), d_learning_rate, betas)
+
+    def to(self, device: str) -> Game:
+        """The same game with its networks on another device; PyTorch's modules move their parameters in place."""
+        for player in (self.encoder, self.prior, self.decoder, self.discriminator):
+            player.to(device)
+        self.p_y = self.p_y.to(device)
+        return self
 
     def step(self, x: Tensor, *labelled: Tensor) -> tuple[Tensor, Tensor]:
         """All players move on x, [B, C, H, W], at once or D before the generators.

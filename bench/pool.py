@@ -39,7 +39,7 @@ class Pool:
         self.leaving: set[int] = set()
         self.most = 0  # trials that have taken turns at once
         self.rate = 0.0  # steps a second of all trials before the last one was added
-        self.since, self.steps = time.monotonic() + SETTLED_S, 0
+        self.steps, self.seconds = 0, -SETTLED_S  # since then, without turns in which a trial began: that may take long
 
     def add(self, number: int, begin: Callable[[], Going]) -> None:
         """A trial that shall run; `begin` may be called again if it had to leave for want of memory."""
@@ -60,29 +60,33 @@ class Pool:
 
     def turn(self) -> Iterator[tuple[int, int]]:
         """One step of each; yields the number of a trial that has ended, and how."""
+        started, begun, steps = time.monotonic(), False, 0
         while self.waiting and (self.stop() or len(self.going) < self.limit):
             number = self.waiting.popleft()
             if self.stop():
                 yield number, UNFINISHED
             else:
-                self.going[number] = self.begin[number]()
+                self.going[number], begun = self.begin[number](), True
         self.most = max(self.most, len(self.going))
-        for number, trial in list(self.going.items()):
+        for number in list(self.going):
+            full = False
             try:
-                next(trial)
+                next(self.going[number])
             except StopIteration as end:
                 del self.going[number]
                 if number in self.leaving and end.value == UNFINISHED:
-                    self.leaving.discard(number)
                     self.waiting.append(number)
                 else:
                     yield number, end.value
+                self.leaving.discard(number)
             except torch.OutOfMemoryError:
-                self._make_room(number)
+                full = True
             else:
-                self.steps += 1
-        if self.grows and self.waiting:
-            self._grow()
+                steps += 1
+            if full:  # only now is the error gone, which had kept all that the trial had
+                self._make_room(number)
+        if self.grows and self.waiting and not begun:
+            self._grow(steps, time.monotonic() - started)
 
     def _make_room(self, number: int) -> None:
         """Of the trials under way half go on; the one that found no memory begins again from its last checkpoint."""
@@ -90,17 +94,20 @@ class Pool:
         self.waiting.append(number)
         self.limit, self.grows = max(1, (len(self.going) + 1) // 2), False
         self.leaving = set(list(self.going)[self.limit :])
-        torch.cuda.empty_cache()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
 
-    def _grow(self) -> None:
-        """Tries one more trial, if the last one has brought enough."""
-        elapsed = time.monotonic() - self.since
-        if elapsed < 0:
+    def _grow(self, steps: int, seconds: float) -> None:
+        """Counts a turn, and tries one more trial if the last one has brought enough."""
+        self.steps, self.seconds = self.steps + steps, self.seconds + seconds
+        if self.seconds < 0:
             self.steps = 0
-        elif elapsed >= WINDOW_S:
+        elif self.seconds >= WINDOW_S:
+            started = time.monotonic()
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
-            rate = self.steps / (time.monotonic() - self.since)
+            rate = self.steps / (self.seconds + time.monotonic() - started)
             self.grows = rate >= GAIN * self.rate
             self.limit += self.grows
-            self.rate, self.since = rate, time.monotonic() + SETTLED_S
+            self.rate, self.steps, self.seconds = rate, 0, -SETTLED_S

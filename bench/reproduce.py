@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench import run, table
 from bench.errors import UserError
+from bench.estimate import estimates
 from bench.files import write_output
 from bench.progress import duration
 from bench.suite import Trial, load_suite
@@ -73,7 +74,7 @@ def ask(left: Sequence[Sequence[Trial]], yes: bool, options: argparse.Namespace)
     for trials in begun:
         run.fetch(trials[0], options.data_root)
     threads = run.threads_each(options.threads, len(devices))
-    seconds = sum(estimate(trials, threads, options.data_root) for trials in begun)
+    seconds = sum(found.seconds for trials in begun for found in estimates(trials, devices[0], threads))
     consent(seconds / len(devices), sum(len(trials) for trials in begun))
 
 
@@ -84,22 +85,6 @@ def consent(seconds: float, trials: int) -> None:
         raise UserError("a long run without a GPU: add --yes to start it, or --budget quick for a short one")
     if input("Start? [y/N] ").strip().lower() not in ("y", "yes"):
         raise UserError("not started; --budget quick is shorter, and whatever has run stays")
-
-
-def estimate(left: Sequence[Trial], threads: int, data_root: Path | None) -> float:
-    """Seconds of training that the trials need one after another on the CPU, from a few steps of each row."""
-    import torch
-
-    from bench.trainer import Run
-
-    torch.set_num_threads(threads)
-    rows = {trial.row: trial for trial in left}
-    total = 0.0
-    for row, trial in rows.items():
-        current = Run(trial, torch.device("cpu"), data_root)
-        each = current.time_step() if current.steps else 0.0
-        total += each * current.steps * sum(other.row == row for other in left)
-    return total
 
 
 def write_tables(name: str, budget: str, runs: Path, results: Path) -> None:

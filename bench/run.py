@@ -60,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
         help="how steps are taken (default: the faster way)",
     )
     found.add_argument("--keep-weights", action="store_true", help="leave the final weights beside each record")
-    found.add_argument("--dry-run", action="store_true", help="print what would run and stop")
+    found.add_argument(
+        "--dry-run", action="store_true", help="print what would run and how long it would take, and stop"
+    )
     return found
 
 
@@ -127,7 +129,7 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     for trial in left:
         require_device(trial.precision, devices[0])
     if options.dry_run:
-        return describe(trials, left)
+        return describe(trials, left, devices, threads)
     if not left:
         print(f"all {len(trials)} trials have a result below {options.out}", file=sys.stderr)
         return 0
@@ -149,13 +151,22 @@ def unfinished(trials: Sequence[Trial], out: Path) -> list[Trial]:
     return [trial for trial in trials if stored_status(record_path(out, trial), trial) not in FINAL]
 
 
-def describe(trials: Sequence[Trial], left: Sequence[Trial]) -> int:
-    """What would run."""
+def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[str], threads: int) -> int:
+    """What would run, and about how long it would take."""
+    from bench.estimate import estimates
+    from bench.progress import duration
+
     for trial in left:
         print(
             f"{trial.suite}/{trial.budget}/{trial.row} seed {trial.seed}: {trial.method}, {trial.steps} steps of {trial.batch}"
         )
-    print(f"{len(left)} of {len(trials)} trials to run")
+    print(f"{len(left)} of {len(trials)} trials to run", flush=True)
+    found = estimates(left, devices[0], threads)
+    for each in found:
+        print(each.text())
+    if left:
+        wall = sum(each.seconds for each in found) / len(devices)
+        print(f"about {duration(wall)} of training on {len(devices)} x {devices[0]}, {threads} threads each")
     return 0
 
 

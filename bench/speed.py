@@ -1,8 +1,10 @@
-"""How fast one AMM step is: python -m bench.speed
+"""How fast the bench is: python -m bench.speed
 
-AMM's MNIST step as a trial runs it, the same game written plainly (`bench.plain`) and a matrix product take turns, each in
-a process of its own, so that all meet the same load. The comparison is the median of the ratios of neighbours; the limit
-is the time in which the machine's matrix product would do the floating-point operations of our step. Images are noise.
+Each row is trained by several contenders, which take turns so that all meet the same load: plain PyTorch as a careful user
+would write it (`bench.plain`; for a baseline, its own file called step by step with a DataLoader), our step call by call
+and as a graph, and both again with the whole machine: plain with all cores, one trial after another, ours with as many
+trials at once as there are cores. The images are noise. What is compared is the median of the ratios within a round, and the
+limit is the time in which the machine's matrix product would do the step's floating-point operations.
 """
 
 from __future__ import annotations
@@ -10,35 +12,45 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
+from tabulate import tabulate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from bench import dispatch, plain, provenance
+from bench import dispatch, overhead, plain, provenance
+from bench.engine import Mode
 from bench.errors import UserError
+from bench.estimate import made_up
 from bench.files import write_output
-from bench.plan import build_config, method_class, trials
-from bench.suite import load_suite
-from models.method import Batch, Data, Spec
-from models.noise import Noise
+from bench.plan import trials
+from bench.suite import Trial, load_suite
+from bench.trainer import Run
+from models.method import Batch
 
-SCHEMA = 1
-IMAGES = 10_000
-WARM_UP = 3  # turns that are not counted
-SIZES = (512, 1024, 2048)  # of the matrix products
-
-Turn = Callable[[], float]  # does one thing, returns what it measured
+SCHEMA = 2
+SIZES = (512, 1024, 2048)  # of the matrix products; on a GPU 8192
+TURN_S = 0.25  # a turn is as many steps as take about this long
+WARM_UP = 2  # turns that are not counted
+ROWS: tuple[str, ...] = (
+    "mnist_unsup/amm_k10",
+    "svhn_unsup/amm_k20@20",
+    "svhn_semi/samm@10",
+    "digits_unsup/amm",
+    "plane_unsup/amm",
+)
+ROWS += ("mnist_unsup/gmvae_k30", "mnist_unsup/imsat", "mnist_unsup/lalnets", "mnist_unsup/catgan_k20")
 
 
 class FlopCounter(TorchDispatchMode):
@@ -60,118 +72,252 @@ class FlopCounter(TorchDispatchMode):
         return out
 
 
-def our_turn(batch: int) -> Turn:
-    """The step of Table 1's first row with its share of the loop: batches as `bench.trainer` draws them."""
-    trial, noise = trials(load_suite("mnist_unsup"), "paper", only=["amm_k10"], seeds=[0])[0], Noise.seeded(0)
-    method = method_class(trial.method)(build_config(trial), Spec(trial.data, (1, 28, 28), 10), noise)
-    data = Data(_images(batch), 1 / 255, noise)
-    used = len(data) // batch * batch
-    indices = _endless(lambda: noise.permutation(len(data))[:used].split(batch))
-    return lambda: _timed(lambda: method.update(Batch(data.take(next(indices)), noise)))
+# what a contender does
 
 
-def plain_turn(batch: int) -> Turn:
-    """The plain step with its DataLoader."""
+def our_step(trial: Trial, device: str, mode: Mode) -> Callable[[], object]:
+    """A step of a trial with its share of the loop, as `bench.trainer` takes it, past warming up and recording."""
+    run = Run(trial, torch.device(device), mode=mode, data=partial(made_up, trial))
+    run.method.prepare(run.dataset.train)
+    if mode != "eager":
+        while not run.engine.settled:
+            run._update()
+        if run.engine.name != mode:
+            raise RuntimeError(f"{trial.suite}/{trial.row} stays eager: {run.engine.remark}")
+    return run._update
+
+
+def plain_step(trial: Trial, device: str) -> Callable[[], object]:
+    """The plain game with its DataLoaders; for a baseline its own update, called with what a DataLoader brings."""
     torch.manual_seed(0)
-    trial = trials(load_suite("mnist_unsup"), "paper", only=["amm_k10"], seeds=[0])[0]
-    game, loader = plain.game(trial), plain.loader(_images(batch), batch)
-    batches = _endless(lambda: loader)
-    return lambda: _timed(lambda: game.step(next(batches)))
+    if plain.knows(trial):
+        data = made_up(trial, _noise("cpu")).train
+        game = plain.game(trial, data.y_labelled).to(device)
+        batches = plain.batches(data.x, trial.batch, data.scale, data.x_labelled, data.y_labelled)
+        return lambda: game.step(*(part.to(device) for part in next(batches)))
+    run = Run(trial, torch.device(device), mode="eager", data=partial(made_up, trial))
+    run.method.prepare(run.dataset.train)
+    index = torch.arange(trial.batch, device=device)
+    unlabelled = plain.batches(run.dataset.train.x.cpu(), trial.batch, run.dataset.scale)
+    return lambda: run.method.update(Batch(next(unlabelled)[0].to(device), run.noise, index=index))
 
 
-def product_turn(batch: int) -> Turn:
+def product(device: str) -> Callable[[], float]:
     """The best rate, in floating-point operations per second, of square matrix products."""
-    square = {n: (torch.rand(n, n), torch.rand(n, n), torch.empty(n, n)) for n in SIZES}
+    sizes = SIZES if device == "cpu" else (8192,)
+    square = {n: torch.rand(3, n, n, device=device).unbind() for n in sizes}
 
     def rate() -> float:
-        seconds = {n: _timed(partial(torch.mm, a, b, out=out)) for n, (a, b, out) in square.items()}
-        return max(2 * n**3 / seconds[n] for n in SIZES)
+        seconds = {n: _timed(partial(torch.mm, a, b, out=out), device) for n, (a, b, out) in square.items()}
+        return max(2 * n**3 / seconds[n] for n in sizes)
 
     return rate
 
 
-TURNS: dict[str, Callable[[int], Turn]] = {"plain": plain_turn, "ours": our_turn, "product": product_turn}
+def _noise(device: str) -> Any:
+    from models.noise import Noise
+
+    return Noise.seeded(0, device)
 
 
-def _images(batch: int) -> Tensor:
-    return torch.randint(256, (max(IMAGES, batch), 1, 28, 28), dtype=torch.uint8)
-
-
-def _endless(epoch: Callable[[], Iterable[Tensor]]) -> Iterator[Tensor]:
-    while True:
-        yield from epoch()
-
-
-def _timed(action: Callable[[], object]) -> float:
+def _timed(action: Callable[[], object], device: str) -> float:
+    wait = partial(torch.cuda.synchronize, device) if device != "cpu" else lambda: None
+    wait()
     started = time.perf_counter()
     action()
+    wait()
     return time.perf_counter() - started
 
 
-def count_flops(batch: int) -> int:
+def count_flops(trial: Trial, device: str = "cpu") -> int:
     """Floating-point operations of one step of ours, a multiply-add counted as two."""
-    turn = our_turn(batch)
+    step = our_step(trial, device, "eager")
     with FlopCounter() as counter:
-        turn()
+        step()
     return counter.total
 
 
-def work(name: str, batch: int, threads: int) -> int:
-    """A child's life: one turn and one line of output for each line of input, until the parent closes the pipe."""
-    torch.set_num_threads(threads)
-    turn = TURNS[name](batch)
-    for _ in sys.stdin:
-        print(json.dumps(turn()), flush=True)
+# contenders in processes of their own
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A process that takes turns.
+
+    Attributes:
+        name: plain, eager, graph or product.
+        row: suite/row, with @batch where it is not the suite's.
+        threads: of its CPU, 0 for as many as PyTorch takes by itself.
+        copies: how many such processes work at once.
+    """
+
+    name: str
+    row: str
+    device: str
+    threads: int
+    copies: int = 1
+
+
+def trial_of(row: str) -> Trial:
+    """The trial of "suite/row" or "suite/row@batch"; UserError for one that does not exist."""
+    path, _, batch = row.partition("@")
+    suite, slash, name = path.partition("/")
+    if not slash or (batch and not batch.isdigit()):
+        raise UserError(f"--rows: expected SUITE/ROW or SUITE/ROW@BATCH, got {row!r}")
+    trial = trials(load_suite(suite), "paper", [name], [0])[0]
+    return replace(trial, batch=int(batch)) if batch else trial
+
+
+def work(name: str, row: str, device: str, threads: int) -> int:
+    """A child's life: says what it is ready for, then for each line of input takes so many steps and says the seconds."""
+    if threads:
+        torch.set_num_threads(threads)
+    trial = trial_of(row)
+    if name == "product":
+        rate = product(device)
+        return _serve(lambda steps: {"rate": rate()}, 1, 0)
+    step = (
+        plain_step(trial, device)
+        if name == "plain"
+        else our_step(trial, device, "eager" if name == "eager" else "graph")
+    )
+    step()
+    steps = max(1, round(TURN_S / _timed(step, device)))
+    flops = count_flops(trial, device) if name == "eager" else 0
+
+    def turn(steps: int) -> dict[str, float]:
+        seconds = _timed(lambda: [step() for _ in range(steps)], device)
+        return {"seconds": seconds / steps, "memory": _memory(device)}
+
+    return _serve(turn, steps, flops)
+
+
+def _serve(turn: Callable[[int], dict[str, float]], steps: int, flops: int) -> int:
+    print(json.dumps({"steps": steps, "flops": flops}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(turn(int(line))), flush=True)
     return 0
 
 
-@contextmanager
-def worker(name: str, batch: int, threads: int) -> Iterator[Turn]:
-    """A child process that takes a turn whenever it is called. `plain` keeps the user's environment, others get a trial's."""
-    environment = dispatch.environment(threads)
-    if name == "plain":
-        environment = {**os.environ, "PYTHONPATH": environment["PYTHONPATH"]}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "bench.speed", "--worker", name, "--batch", str(batch), "--threads", str(threads)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,  # a terminal's Ctrl-C reaches the parent alone; the child ends with its pipe
-    )
-    with child:
-        assert child.stdin and child.stdout
-        requests, answers = child.stdin, child.stdout
+def _memory(device: str) -> int:
+    """Most bytes that this process has held: of the GPU if it computes there."""
+    if device != "cpu":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-        def turn() -> float:
-            print("go", file=requests, flush=True)
-            answer = answers.readline()
-            if not answer:
-                raise RuntimeError(f"the process of {name!r} ended with exit code {child.wait()}")
-            return float(answer)
+
+class Child:
+    """One process of a contender."""
+
+    def __init__(self, contender: Contender) -> None:
+        c = contender
+        environment = dispatch.environment(c.threads)
+        if c.name == "plain":  # a user's own environment
+            environment = {**os.environ, "PYTHONPATH": environment["PYTHONPATH"]}
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+                environment.pop(name, None)
+        arguments = ["--worker", c.name, "--rows", c.row, "--device", c.device, "--threads", str(c.threads)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.speed", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,  # a terminal's Ctrl-C reaches the parent alone; the child ends with its pipe
+        )
+        self.ready = self.hear()
+
+    def ask(self, steps: int) -> None:
+        assert self.process.stdin
+        print(steps, file=self.process.stdin, flush=True)
+
+    def hear(self) -> dict[str, Any]:
+        assert self.process.stdout
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"a process of bench.speed ended with exit code {self.process.wait()}")
+        heard: dict[str, Any] = json.loads(answer)
+        return heard
+
+
+@contextmanager
+def at_work(contender: Contender) -> Iterator[Callable[[], dict[str, float]]]:
+    """A function that lets all copies take a turn at once, and returns seconds a step and trial, memory and flops in all.
+
+    Without a number of its own a turn of the copies takes as many steps as a copy alone would in TURN_S.
+    """
+    with ExitStack() as stack:
+        children = []
+        for _ in range(contender.copies):
+            child = Child(contender)
+            stack.enter_context(child.process)
+            children.append(child)
+        steps = children[0].ready["steps"]
+
+        def turn() -> dict[str, float]:
+            started = time.perf_counter()
+            for child in children:
+                child.ask(steps)
+            heard = [child.hear() for child in children]
+            if "rate" in heard[0]:
+                return heard[0]
+            each = (time.perf_counter() - started) / steps / len(children) if len(children) > 1 else heard[0]["seconds"]
+            return {
+                "seconds": each,
+                "memory": sum(one["memory"] for one in heard),
+                "flops": children[0].ready["flops"],
+            }
 
         yield turn
 
 
-def measure(repeats: int, batch: int, threads: int) -> dict[str, list[float]]:
-    """What the processes measured in `repeats` rounds of turns, by name: seconds, but the rate for `product`."""
+# one row
+
+
+def contenders(row: str, device: str, threads: int) -> dict[str, Contender]:
+    """Who trains a row, by what they are called in the table."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = {name: Contender(name, row, device, threads) for name in ("product", "plain", "eager", "graph")}
+    if device == "cpu" and cores > 1:
+        found["plain, all cores"] = Contender("plain", row, device, 0)
+        found["graph, all cores"] = Contender("graph", row, device, 1, cores)
+    return found
+
+
+def measure(row: str, device: str, threads: int, rounds: int) -> dict[str, list[dict[str, float]]]:
+    """What each contender measured in so many rounds of turns."""
     with ExitStack() as stack:
-        turns = {name: stack.enter_context(worker(name, batch, threads)) for name in TURNS}
-        rounds = [{name: turn() for name, turn in turns.items()} for _ in range(WARM_UP + repeats)]
-    return {name: [measured[name] for measured in rounds[WARM_UP:]] for name in TURNS}
+        turns = {name: stack.enter_context(at_work(c)) for name, c in contenders(row, device, threads).items()}
+        taken = [{name: turn() for name, turn in turns.items()} for _ in range(WARM_UP + rounds)]
+    return {name: [each[name] for each in taken[WARM_UP:]] for name in turns}
 
 
-def summarise(samples: dict[str, list[float]], flops: int) -> dict[str, Any]:
-    """Medians with quartiles; ratios are taken within each round."""
-    seconds, plain_seconds, rate = (numpy.array(samples[name]) for name in ("ours", "plain", "product"))
-    return {
+def summarise(row: str, batch: int, samples: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians with quartiles; ratios are taken within each round. `limit` is the share of the matrix product's rate."""
+    seconds = {name: _column(turns, "seconds") for name, turns in samples.items() if name != "product"}
+    rate, flops = _column(samples["product"], "rate"), samples["eager"][0]["flops"]
+    best = min(("eager", "graph"), key=lambda name: float(numpy.median(seconds[name])))
+    found = {
+        "row": row,
+        "batch": batch,
         "flops": flops,
         "rate": _spread(rate),
-        "seconds": {"plain": _spread(plain_seconds), "ours": _spread(seconds), "limit": _spread(flops / rate)},
-        "plain_over_ours": _spread(plain_seconds / seconds),
-        "limit_over_ours": _spread(flops / rate / seconds),
-        "samples": samples,
+        "engine": best,
+        "seconds": {name: _spread(values) for name, values in seconds.items()},
+        "memory": {name: int(_column(turns, "memory").max()) for name, turns in samples.items() if name != "product"},
+        "plain_over_eager": _spread(seconds["plain"] / seconds["eager"]),
+        "plain_over_ours": _spread(seconds["plain"] / seconds[best]),
+        "limit": _spread(flops / rate / seconds[best]),
     }
+    if "graph, all cores" in seconds:
+        # plain trials one after another take the number of threads that suits them
+        one_by_one = min((seconds["plain"], seconds["plain, all cores"]), key=numpy.median)
+        found["plain_over_ours_all_cores"] = _spread(one_by_one / seconds["graph, all cores"])
+    return found
+
+
+def _column(turns: Sequence[dict[str, float]], key: str) -> Any:
+    return numpy.array([turn[key] for turn in turns], dtype=float)
 
 
 def _spread(values: Any) -> dict[str, Any]:
@@ -179,40 +325,85 @@ def _spread(values: Any) -> dict[str, Any]:
     return {"median": median, "quartiles": [low, high]}
 
 
+# the answer
+
+
 def render(found: dict[str, Any]) -> str:
-    """The answer as a Markdown table, and below it what one needs to repeat it."""
-    limit = f"limit, s per step ({found['flops'] / 1e9:.1f} GFLOP at {found['rate']['median'] / 1e9:.0f} GFLOP/s)"
-    labels = {"plain": "plain PyTorch, s per step", "ours": "ours, s per step", "limit": limit}
-    rows = [(label, found["seconds"][name]) for name, label in labels.items()]
-    rows += [("plain / ours", found["plain_over_ours"]), ("limit / ours", found["limit_over_ours"])]
-    table = [f"| {label} | {s['median']:.3f} | {'{:.3f} to {:.3f}'.format(*s['quartiles'])} |" for label, s in rows]
-    about = f"AMM on MNIST, batch {found['batch']}, {found['repeats']} rounds; {found['device']}, "
-    about += f"threads: {found['threads']}, torch {found['torch']}"
-    return "\n".join(["| | median | quartiles |", "|---|---|---|", *table, "", about, f"`{found['command']}`"])
+    """The answer as Markdown tables, and below them what one needs to repeat it."""
+    first = [_ratios(row) for row in found["rows"]]
+    second = [line for row in found["rows"] for line in _rates(row)]
+    own = [{"the harness itself": name, "seconds": _text(spread, 4)} for name, spread in found["overhead"].items()]
+    tables = [tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True) for rows in (first, second, own)]
+    about = f"{found['rounds']} rounds; {found['device']}, {found['cores']} cores, threads: {found['threads']} but where all "
+    about += f"cores are named; float32, torch {found['torch']}. Medians, quartiles in brackets."
+    return "\n\n".join(["# Speed", *tables, about, f"`{found['command']}`"]) + "\n"
+
+
+def _ratios(row: dict[str, Any]) -> dict[str, str]:
+    every = row.get("plain_over_ours_all_cores")
+    return {
+        "row": row["row"],
+        "batch": str(row["batch"]),
+        "plain / eager": _text(row["plain_over_eager"]),
+        "plain / ours": _text(row["plain_over_ours"]),
+        "ours": row["engine"],
+        "all cores: plain / ours": _text(every) if every else "-",
+        "GFLOP a step": f"{row['flops'] / 1e9:.3g}",
+        "of the matrix product's rate": _text(row["limit"]),
+    }
+
+
+def _rates(row: dict[str, Any]) -> Iterator[dict[str, str]]:
+    for name, spread in row["seconds"].items():
+        yield {
+            "row": row["row"],
+            "contender": name,
+            "ms a step": f"{1000 * spread['median']:.4g}",
+            "images a second": f"{row['batch'] / spread['median']:,.0f}",
+            "peak memory, MB": f"{row['memory'][name] / 1e6:,.0f}",
+        }
+
+
+def _text(spread: dict[str, Any], digits: int = 2) -> str:
+    low, high = spread["quartiles"]
+    return f"{spread['median']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="python -m bench.speed", description="Time one AMM step on the CPU.")
-    numbers = {"repeats": (20, "rounds of turns"), "threads": (1, "CPU threads"), "batch": (100, "examples in a step")}
-    for name, (default, meaning) in numbers.items():
-        text = f"{meaning} (default: {default})"
-        found.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
-    found.add_argument("--json", type=Path, metavar="FILE", help="write the numbers, samples included, to this file")
-    found.add_argument("--worker", choices=tuple(TURNS), help=argparse.SUPPRESS)
+    found = argparse.ArgumentParser(
+        prog="python -m bench.speed", description="Time training steps against plain PyTorch."
+    )
+    found.add_argument("--rows", action="append", metavar="SUITE/ROW[@BATCH]", help=f"(default: {' '.join(ROWS)})")
+    found.add_argument("--rounds", type=int, default=9, metavar="N", help="rounds of turns (default: %(default)s)")
+    found.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
+    found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    found.add_argument("--out", type=Path, metavar="STEM", help="write STEM.md, and STEM.json with all samples")
+    found.add_argument("--worker", choices=("plain", "eager", "graph", "product"), help=argparse.SUPPRESS)
     return found
 
 
-def benchmark(repeats: int, threads: int, batch: int) -> dict[str, Any]:
-    """Measures and says with what."""
-    options = {"repeats": repeats, "threads": threads, "batch": batch}
+def benchmark(rows: Sequence[str], device: str, threads: int, rounds: int) -> dict[str, Any]:
+    """Measures, row after row, and says with what."""
+    known = {row: trial_of(row) for row in rows}
+    found = []
+    for row, trial in known.items():
+        print(row, file=sys.stderr, flush=True)
+        samples = measure(row, device, threads, rounds)
+        found.append({**summarise(row, trial.batch, samples), "samples": samples})
+    options = {"device": device, "threads": threads, "rounds": rounds}
+    name = provenance.cpu_name() if device == "cpu" else torch.cuda.get_device_name(device)
+    own = {what: _spread(numpy.array(seconds)) for what, seconds in overhead.measure(rounds).items()}
+    told = [] if tuple(rows) == ROWS else [f"--rows {row}" for row in rows]
     return {
         "schema": SCHEMA,
-        "command": " ".join(["python -m bench.speed", *(f"--{name} {value}" for name, value in options.items())]),
+        "command": " ".join(["python -m bench.speed", *told, *(f"--{key} {value}" for key, value in options.items())]),
         **options,
-        "device": provenance.cpu_name(),
+        "device": name,
+        "cores": os.cpu_count(),
         "torch": torch.__version__,
         "git": provenance.code(),
-        **summarise(measure(repeats, batch, threads), count_flops(batch)),
+        "overhead": own,
+        "rows": found,
     }
 
 
@@ -220,15 +411,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 measured, 2 bad input."""
     options = parser().parse_args(argv)
     try:
-        for name, least in (("repeats", 1), ("threads", 1), ("batch", 2)):  # batch normalisation needs two examples
+        for name, least in (("rounds", 1), ("threads", 0 if options.worker else 1)):
             if (value := getattr(options, name)) < least:
                 raise UserError(f"--{name}: expected a number of at least {least}, got {value}")
+        rows = options.rows or ROWS
         if options.worker:
-            return work(options.worker, options.batch, options.threads)
-        found = benchmark(options.repeats, options.threads, options.batch)
-        print(render(found))
-        if options.json:
-            write_output(options.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
+            return work(options.worker, rows[0], options.device, options.threads)
+        found = benchmark(rows, options.device, options.threads, options.rounds)
+        print(render(found), end="")
+        if options.out:
+            write_output(options.out.with_suffix(".md"), render(found))
+            write_output(options.out.with_suffix(".json"), json.dumps(found, indent=1, allow_nan=False) + "\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

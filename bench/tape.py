@@ -22,10 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 READS_VALUES = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+READS_MEMORY = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}  # no operation tells of these
 EMPTY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 CONSTANT = {"arange", "ones_like", "zeros_like", "full", "full_like", "ones", "zeros", "scalar_tensor", "eye"}
 INTO = {"mm", "addmm", "bmm", "baddbmm", "sum", "mean", "cat", "index", "pow", "log", "rsqrt", "reciprocal", "clamp"}
@@ -104,21 +106,36 @@ class Recording(TorchDispatchMode):
         self.storages: dict[int, int] = {}  # those made in this step, by identity
         self.slots: dict[Key, Slot] = {}
         self.references: dict[int, StorageWeakRef] = {}  # while one lives, no other storage takes its identity
+        self.watch = _Watch(self)
+
+    def __enter__(self) -> Recording:
+        self.watch.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.watch.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if func.namespace == "profiler":
+        with torch._C.DisableTorchFunction():  # whatever an operation does within belongs to it
+            out = func(*args, **kwargs)
+        if func.namespace == "profiler" or self.problem:
             return out
         flat, spec = tree_flatten((args, kwargs))
+        found = tree_flatten(out)[0]
         if any(tag in func.tags for tag in READS_VALUES) and not _by_position(func, flat):
-            self.problem = self.problem or f"{func} reads a value"
+            self.problem = f"{func} reads a value"
+        elif any(isinstance(value, Tensor) and value.layout != torch.strided for value in [*flat, *found]):
+            self.problem = f"{func} has to do with a sparse tensor"
+        if self.problem:
+            return out
         arguments = [self._argument(value) for value in flat]
         told = [
             self._key(a) if isinstance(a, Tensor) else id(a) if isinstance(a, torch.Generator) else a for a in arguments
         ]
         before = {self._identity(value) for value in flat if isinstance(value, Tensor)}
-        found = tree_flatten(out)[0]
         results = [self._result(value, before) if isinstance(value, Tensor) else None for value in found]
         self._note_writes(func, args, kwargs)
         mutable = func._schema.is_mutable
@@ -134,7 +151,7 @@ class Recording(TorchDispatchMode):
 
     def _key(self, tensor: Tensor) -> Key:
         where = self._identity(tensor), tensor.storage_offset()
-        return *where, tuple(tensor.shape), tensor.stride(), tensor.dtype
+        return *where, tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg()
 
     def _argument(self, value: Any) -> Any:
         """A Slot for a tensor that the step made, anything else as it is."""
@@ -164,10 +181,24 @@ class Recording(TorchDispatchMode):
     def _note_writes(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         given = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | dict(kwargs)
         for argument in func._schema.arguments:
-            if argument.alias_info is not None and argument.alias_info.is_write:
+            moves = func.overloadpacket.__name__ in MOVES_STATISTICS and argument.name.startswith("running_")
+            if moves or (argument.alias_info is not None and argument.alias_info.is_write):
                 changed = tree_flatten(given.get(argument.name))[0]
                 identities = (self._identity(item) for item in changed if isinstance(item, Tensor))
                 self.written |= {self.storages[i] for i in identities if i in self.storages}
+
+
+class _Watch(TorchFunctionMode):
+    """Sees what reads the memory of a tensor directly."""
+
+    def __init__(self, recording: Recording) -> None:
+        super().__init__()
+        self.recording = recording
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in READS_MEMORY:
+            self.recording.problem = self.recording.problem or f"Tensor.{func.__name__} reads values"
+        return func(*args, **(kwargs or {}))
 
 
 def _by_position(func: Any, arguments: Sequence[Any]) -> bool:
@@ -183,7 +214,7 @@ def recordable(first: Recording, second: Recording) -> str:
     if len(first.calls) != len(second.calls):
         return f"{len(first.calls)} operations in one step, {len(second.calls)} in the next"
     for a, b in zip(first.calls, second.calls, strict=True):
-        if (a.function, a.told, a.results) != (b.function, b.told, b.results):
+        if (a.function, a.told, a.spec, a.results) != (b.function, b.told, b.spec, b.results):
             return f"{a.function} differs between two steps"
     return ""
 
@@ -337,7 +368,7 @@ def _needed(recording: Recording) -> list[Call]:
     wanted: set[int] = set()
     kept = []
     for call in reversed(recording.calls):
-        draws = any(isinstance(a, torch.Generator) for a in call.arguments)
+        draws = torch.Tag.nondeterministic_seeded in call.function.tags
         acts = call.function._schema.is_mutable or draws or call.name in MOVES_STATISTICS
         if acts or any(slot is not None and slot.number in wanted for slot in call.results):
             kept.append(call)

@@ -69,7 +69,7 @@ class Trace:
         return {"totals": self.totals, "step": self.step, "points": self.points}
 
     def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
-        self.totals = {name: value.to(device) for name, value in state["totals"].items()}
+        self.totals = {name: value.to(device, copy=True) for name, value in state["totals"].items()}
         self.step, self.points = state["step"], state["points"]
 
 

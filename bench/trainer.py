@@ -38,13 +38,21 @@ class Run:
         device: where all tensors live.
         data_root: folder of downloaded datasets, or None for the default.
         mode: how steps are taken, see `bench.engine`.
+        data: makes other examples than the trial's, from the trial's noise.
     """
 
-    def __init__(self, trial: Trial, device: torch.device, data_root: Path | None = None, mode: Mode = "auto") -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        device: torch.device,
+        data_root: Path | None = None,
+        mode: Mode = "auto",
+        data: Callable[[Noise], Dataset] | None = None,
+    ) -> None:
         self.trial = trial
         self.noise = Noise.seeded(trial.init_seed, device)
         self.precision = set_precision(trial.precision, device)
-        self.dataset: Dataset = load_for(trial, self.noise, data_root)
+        self.dataset = load_for(trial, self.noise, data_root) if data is None else data(self.noise)
         cls = method_class(trial.method)
         self.method = cls(build_config(trial), self.dataset.spec, self.noise).to(device)
         self.steps = trial.steps if cls.iterative else 0
@@ -64,6 +72,7 @@ class Run:
 
     def state(self) -> checkpoint.State:
         """Everything that decides how the run goes on."""
+        self.engine.wait()
         return {
             "digest": self.trial.digest,
             "step": self.step,
@@ -81,13 +90,14 @@ class Run:
         }
 
     def fits(self, state: checkpoint.State) -> bool:
-        """Whether `restore` can take `state`: the code that wrote it may have had other tensors."""
+        """Whether `restore` can take `state`: the code that wrote it may have had other tensors, or another device."""
         mine = self.state()
         if not mine.keys() <= state.keys() or state["optimizers"].keys() != mine["optimizers"].keys():
             return False
         own, other = mine["module"], state["module"]
         # an empty buffer of mine is one that `prepare` fills; the method resizes it when it is loaded
         same = own.keys() == other.keys() and all(v.shape in (other[name].shape, (0,)) for name, v in own.items())
+        same = same and mine["noise"].shape == state["noise"].shape  # a GPU's is shorter
         groups = [
             [[len(group["params"]) for group in adam["param_groups"]] for adam in of["optimizers"].values()]
             for of in (mine, state)
@@ -105,6 +115,7 @@ class Run:
             optimizer.load_state_dict(state["optimizers"][name])
         self.noise.generator.set_state(state["noise"])
         self.order, self.labelled_order = state["order"].to(device), state["labelled_order"].to(device)
+        self.engine.take_over()
 
     # the loop
 
@@ -125,7 +136,8 @@ class Run:
         started = time.monotonic() - self.seconds
         try:
             if not self.prepared:
-                self.method.prepare(self.dataset.train)
+                with self.engine.on_stream():
+                    self.method.prepare(self.dataset.train)
                 self.prepared = True
             while self.step < self.steps:
                 yield
@@ -140,7 +152,8 @@ class Run:
                     self.seconds = time.monotonic() - started
                     keep(self)
             if not self.steps and not self.curve:
-                self._score()
+                with self.engine.on_stream():
+                    self._score()
         finally:
             self.seconds = time.monotonic() - started
 
@@ -149,17 +162,18 @@ class Run:
 
         It goes on until the engine has settled and for some steps more, but not for much longer than `seconds`.
         """
-        self.method.prepare(self.dataset.train)
-        self._update()
+        with self.engine.on_stream():
+            self.method.prepare(self.dataset.train)
+            self._update()
         until = time.monotonic() + seconds
         times: list[float] = []
+        settled = 0
         with self.engine.on_stream():
-            while not times or (len(times) < MEASURED and time.monotonic() < until):
+            while not times or (settled < MEASURED and time.monotonic() < until):
+                settled += self.engine.settled
                 started = time.monotonic()
                 self._update()
                 self.engine.wait()
-                if not self.engine.settled:
-                    times.clear()
                 times.append(time.monotonic() - started)
         return min(times)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import queue
 import signal
@@ -123,7 +124,6 @@ def run(job: Job, stop: Stop, pool: Pool) -> Going:
 
 def _run(job: Job, path: Path, stop: Stop, pool: Pool) -> Going:
     """The locked part of `run`."""
-    stop.until = None if job.seconds is None else time.monotonic() + job.seconds
     torch.set_num_threads(job.threads)
     facts = _run_facts(job)  # before training: the sources may change on disk meanwhile
     root = Path(job.data_root) if job.data_root else None
@@ -170,7 +170,7 @@ def _resume(run: Run, saved: Path, made_by: dict[str, Any]) -> list[str]:
     state, remarks = checkpoint.load(saved, run.trial.digest)
     if state is not None and not run.fits(state):
         checkpoint.set_aside(saved)
-        return [*remarks, "a checkpoint of other code was set aside; the trial began again"]
+        return [*remarks, "a checkpoint of other code or another kind of device was set aside; the trial began again"]
     if state is None:
         return remarks
     run.restore(state)
@@ -258,6 +258,8 @@ def main() -> int:
         line = stop.jobs.get() if idle or not stop.jobs.empty() else ""
         if line:
             job = build(Job, json.loads(line), "job")
+            if job.seconds is not None:  # the end is the same for all jobs; the first one was read soonest
+                stop.until = min(stop.until or math.inf, time.monotonic() + job.seconds)
             pool = pool or Pool(job.share, torch.device(job.device), stop)
             pool.add(job.number, partial(attempt, job, stop, pool))
         if pool is None or not pool.busy():

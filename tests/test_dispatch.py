@@ -188,7 +188,7 @@ def test_a_checkpoint_of_other_code_is_set_aside_and_the_trial_begins_again(
     assert job()[0] == trial.DONE
     assert _same(path) == whole
     about = record.read(path)["run"]
-    assert about["remarks"] == ["a checkpoint of other code was set aside; the trial began again"]
+    assert about["remarks"] == ["a checkpoint of other code or another kind of device was set aside; the trial began again"]
     assert about["resumed"] == 0
     assert path.with_name("seed00.checkpoint.bad").read_bytes() == content
     assert _kept(path) == ["seed00.checkpoint.bad", "seed00.checkpoint.previous.bad", "seed00.json"]
@@ -206,7 +206,7 @@ def test_a_damaged_checkpoint_before_one_of_other_code_is_told_too(job: Any) -> 
     assert job()[0] == trial.DONE
     assert record.read(path)["run"]["remarks"] == [
         "checkpoint seed00.checkpoint is damaged, moved aside",
-        "a checkpoint of other code was set aside; the trial began again",
+        "a checkpoint of other code or another kind of device was set aside; the trial began again",
     ]
 
 

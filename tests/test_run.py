@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import urllib.error
@@ -315,11 +316,14 @@ def test_status_counts_the_trials_of_each_row(suite: Path, tmp_path: Path, capsy
 def test_a_dry_run_prints_the_plan_and_writes_nothing(suite: Path, tmp_path: Path, capsys: Captured) -> None:
     arguments = ["--suite", str(suite), "--budget", "quick", "--out", str(tmp_path / "out"), "--dry-run"]
     assert main([*arguments, "--only", "aae", "--seeds", "4,7"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    *plan, estimate, total = capsys.readouterr().out.splitlines()
+    assert plan == [
         "small/quick/aae seed 4: baselines.aae:AAE, 30 steps of 50",
         "small/quick/aae seed 7: baselines.aae:AAE, 30 steps of 50",
         "2 of 2 trials to run",
     ]
+    assert re.fullmatch(r"aae: 0\.\d+ s a step x 30 steps = \d s a trial, 2 trials \d s", estimate)
+    assert re.match(r"about \d s of training on \d x (cpu|cuda:0), ", total)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["small.yaml"]
 
 

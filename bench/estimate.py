@@ -1,0 +1,70 @@
+"""How long trials will take: a few steps of each row, timed here on made-up examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from bench.progress import duration
+from bench.suite import Trial
+
+if TYPE_CHECKING:
+    from bench.data import Dataset
+    from models.noise import Noise
+
+EXAMPLES = 1000  # made up, or two batches if that is more
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One row: seconds of a step, steps of a trial, and how many trials are left; preparing and scoring are not counted."""
+
+    row: str
+    step: float
+    steps: int
+    trials: int
+
+    @property
+    def seconds(self) -> float:
+        """Of all its trials one after another."""
+        return self.step * self.steps * self.trials
+
+    def text(self) -> str:
+        if not self.steps:
+            return f"{self.row}: takes no steps"
+        each = f"{self.step:.3g} s a step x {self.steps:,} steps = {duration(self.step * self.steps)} a trial"
+        return f"{self.row}: {each}, {self.trials} trials {duration(self.seconds)}"
+
+
+def estimates(left: Sequence[Trial], device: str, threads: int) -> list[Estimate]:
+    """One for each row among the trials, timed one after another on `device` with so many CPU threads."""
+    import torch
+
+    from bench.trainer import Run
+
+    torch.set_num_threads(threads)
+    found = []
+    for name, trial in {trial.row: trial for trial in left}.items():
+        run = Run(trial, torch.device(device), data=partial(made_up, trial))
+        step = run.time_step() if run.steps else 0.0
+        found.append(Estimate(name, step, run.steps, sum(other.row == name for other in left)))
+    return found
+
+
+def made_up(trial: Trial, noise: Noise) -> Dataset:
+    """Noise in the shape of the trial's data, on the device of `noise`: a step takes as long on it."""
+    import torch
+
+    from bench.data import Dataset
+    from bench.sources import SOURCES
+    from models.method import Data, Spec
+
+    source, n = SOURCES[trial.data], max(EXAMPLES, 2 * trial.batch)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (n, *source.shape), generator=generator, dtype=torch.uint8).to(noise.device)
+    y = (torch.arange(n) % source.n_classes).to(noise.device)
+    labelled = (x[: trial.labels], y[: trial.labels]) if trial.labels else (None, None)
+    spec = Spec(trial.data, source.shape, source.n_classes)
+    return Dataset(spec, Data(x, 1 / 255, noise, *labelled), x, y, x, y, 1 / 255, "made up", "made up", {})
