@@ -67,7 +67,7 @@ def reproduce(suites: Sequence[str], yes: bool, rest: Sequence[str]) -> int:
 
 def ask(left: Sequence[Sequence[Trial]], yes: bool, options: argparse.Namespace) -> None:
     """Without a GPU: says how long the trials left of each suite take together, and asks."""
-    devices = run.device_slots(options.device, options.workers)
+    devices = run.device_slots(options.device, options.workers, sum(map(len, left)))
     begun = [trials for trials in left if trials]
     if not begun or devices[0] != "cpu" or yes or options.dry_run:
         return

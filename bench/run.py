@@ -20,6 +20,7 @@ from bench.suite import Suite, Trial, load_suite, names
 from bench.yaml_strict import unknown
 
 UNFINISHED, FAILED = 3, 1  # exit codes beside 0 and 2
+MEMORY_EACH = 8 * 2**30  # bytes that a trial on a CPU may need, SVHN at its batch of 100 among them
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--time-budget", help="stop, resumable, after this long: 90s, 9m, 2h")
     found.add_argument(
-        "--workers", type=int, help="trials at once (default: one for each GPU, or for each CPU core up to 4)"
+        "--workers", type=int, help="processes at once (default: one for each GPU, or for each CPU core that has 8 GiB)"
     )
     found.add_argument("--threads", type=int, help="CPU threads of each trial (default: cores / workers)")
     found.add_argument(
@@ -121,7 +122,7 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     from bench.engine import require_device  # imports torch
 
     left = unfinished(trials, options.out)
-    devices = device_slots(options.device, options.workers)
+    devices = device_slots(options.device, options.workers, len(left))
     threads = threads_each(options.threads, len(devices))
     seconds = None if options.time_budget is None else parse_duration(options.time_budget)
     if not options.checkpoint_every >= 0:
@@ -189,8 +190,12 @@ def report(outcomes: Counter[str], before: int, signal: int) -> int:
     return UNFINISHED if outcomes["interrupted"] or outcomes["pending"] or outcomes["busy"] else 0
 
 
-def device_slots(name: str, workers: int | None) -> tuple[str, ...]:
-    """The device of each worker; UserError for a device that is not there."""
+def device_slots(name: str, workers: int | None, trials: int = 10) -> tuple[str, ...]:
+    """The device of each worker, for so many trials; UserError for a device that is not there.
+
+    On CPU cores, as many trials at once as there are cores and memory for: a core of its own serves a trial better than
+    a share of its products does (docs/performance.md).
+    """
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # ask the driver; the parent must hold no CUDA context
     import torch
 
@@ -201,7 +206,8 @@ def device_slots(name: str, workers: int | None) -> tuple[str, ...]:
     if name == "auto":
         name = "cuda" if count else "cpu"
     pool = [f"cuda:{index}" for index in range(count)] if name == "cuda" else [name]
-    n = _positive("--workers", workers) or (min(4, _cores()) if name == "cpu" else len(pool))
+    at_once = min(_cores(), max(1, trials), max(1, _memory() // MEMORY_EACH)) if name == "cpu" else len(pool)
+    n = _positive("--workers", workers) or at_once
     return tuple(pool[index % len(pool)] for index in range(n))
 
 
@@ -227,6 +233,14 @@ def _positive(name: str, value: int | None) -> int | None:
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine; plenty where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**60
 
 
 def _writable(out: Path) -> Path:

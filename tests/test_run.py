@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bench import official
+from bench import official, run
 from bench.errors import UserError
 from bench.plan import trials
 from bench.record import new_record, record_path, write
@@ -99,6 +99,19 @@ def test_a_device_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(UserError, match="unknown device 'cuda'; choices: auto, cpu"):
         device_slots("cuda", None)
     assert device_slots("auto", 3) == ("cpu", "cpu", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "trials", "workers", "threads"),
+    [(2, 24, 50, 2, 1), (64, 256, 50, 32, 2), (64, 512, 10, 10, 6), (8, 4, 50, 1, 8), (1, 64, 0, 1, 1)],
+)
+def test_cpu_cores_are_shared_out_among_trials_that_fit(
+    monkeypatch: pytest.MonkeyPatch, cores: int, memory: int, trials: int, workers: int, threads: int
+) -> None:
+    monkeypatch.setattr(run, "_cores", lambda: cores)
+    monkeypatch.setattr(run, "_memory", lambda: memory * 2**30)
+    assert device_slots("cpu", None, trials) == ("cpu",) * workers
+    assert run.threads_each(None, workers) == threads
 
 
 def test_workers_go_round_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
