@@ -1,0 +1,151 @@
+"""What each measure that makes a step fast is worth: python -m bench.gains
+
+AMM's MNIST step is taken as it is and with one measure after another taken away, in turns in one process. Each line is the
+median, with quartiles, of how many times as long the step then takes. The images are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+from unittest import mock
+
+import numpy
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench import dispatch, provenance
+from bench.errors import UserError
+from bench.estimate import made_up
+from bench.speed import trial_of
+from bench.trainer import Run
+from models import amm, layers, noise
+from models.adversarial import discriminator_loss
+from models.method import Batch
+
+Away = Callable[[], AbstractContextManager[Any]]
+
+
+def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, bias: Tensor | None) -> Tensor:
+    return (F.conv_transpose2d if transposed else F.conv2d)(x, weight, bias, stride, padding)
+
+
+def _leaky_relu(x: Tensor, slope: float, mask: Tensor | None = None) -> Tensor:
+    out = F.leaky_relu(x, slope)
+    return out if mask is None else out * mask
+
+
+def _kept(self: noise.Noise, n: int, p: float) -> Tensor:
+    return torch.empty(n).bernoulli_(1 - p, generator=self.generator)
+
+
+def _update(self: amm.AMM, batch: Batch) -> dict[str, Tensor]:
+    """AMM's step with a backward pass of D for each player."""
+    q, p = self.tuples(batch)
+    logit_q, logit_p = self.logits(q, p, batch.noise)
+    l_d, penalty = discriminator_loss(logit_q, logit_p), self.penalty(q, p, batch.noise)
+    l_q, l_p = self._generator_losses(logit_q, logit_p)
+    d_gradients = torch.autograd.grad(l_d + penalty, self.d_parameters, retain_graph=True)
+    g_gradients = torch.autograd.grad(l_q + l_p, self.g_parameters)
+    amm._step(self.d_adam, self.d_parameters, d_gradients)
+    amm._step(self.g_adam, self.g_parameters, g_gradients)
+    return amm._report(l_d, penalty, l_q, l_p, logit_q, logit_p)
+
+
+@contextmanager
+def _contiguous() -> Iterator[None]:
+    """Weights, and so images, in PyTorch's default layout."""
+    net = layers.Net.to
+
+    def to(self: layers.Net, *args: Any, **kwargs: Any) -> Any:
+        return net(self, *args, **{key: value for key, value in kwargs.items() if key != "memory_format"})
+
+    with mock.patch.object(layers.Net, "to", to):
+        yield
+
+
+MEASURES: dict[str, Away] = {
+    "second derivatives of convolutions (models/convolution.py)": lambda: mock.patch.object(
+        layers, "convolve", _convolve
+    ),
+    "leak and mask in one product": lambda: mock.patch.object(layers, "leaky_relu", _leaky_relu),
+    "patches for layers with few inputs or outputs": lambda: mock.patch.object(layers, "FEW_TAPS", 0),
+    "masks from few random bits, by SFC64": lambda: mock.patch.object(noise.Noise, "_kept", _kept),
+    "one backward pass of D for both players": lambda: mock.patch.object(amm.AMM, "update", _update),
+    "channels-last memory": _contiguous,
+}
+
+
+def steps(row: str, graph: bool) -> dict[str, Callable[[], None]]:
+    """A step of ours by what was taken away; "" with everything. Each has weights of its own."""
+    trial = trial_of(row)
+
+    def step(away: Away, mode: Any) -> Callable[[], None]:
+        with away():
+            run = Run(trial, torch.device("cpu"), mode=mode, data=partial(made_up, trial))
+            run._update()
+            while mode == "graph" and not run.engine.settled:
+                run._update()
+
+        def take() -> None:
+            with away():
+                run._update()
+
+        return take
+
+    mode = "graph" if graph else "eager"
+    found = {"": step(nullcontext, mode)} | {name: step(away, mode) for name, away in MEASURES.items()}
+    return found | ({"the recorded step (bench/tape.py)": step(nullcontext, "eager")} if graph else {})
+
+
+def measure(row: str, rounds: int) -> dict[str, list[float]]:
+    """How many times as long the step takes without each measure, by rounds."""
+    found = steps(row, graph=True)
+    taken: list[dict[str, float]] = []
+    for _ in range(rounds + 1):
+        seconds = {}
+        for name, step in found.items():
+            started = time.perf_counter()
+            step()
+            seconds[name] = time.perf_counter() - started
+        taken.append(seconds)
+    return {name: [each[name] / each[""] for each in taken[1:]] for name in found if name}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 measured, 2 bad input."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gains", description="What each measure for speed is worth.")
+    parser.add_argument(
+        "--row", default="mnist_unsup/amm_k10", metavar="SUITE/ROW[@BATCH]", help="default: %(default)s"
+    )
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="default: %(default)s")
+    options = parser.parse_args(argv)
+    try:
+        if options.rounds < 1:
+            raise UserError(f"--rounds: expected a number of at least 1, got {options.rounds}")
+        if "MALLOC_TOP_PAD_" not in os.environ:  # as the process of a trial begins
+            os.execve(sys.executable, [sys.executable, "-m", "bench.gains", *sys.argv[1:]], dispatch.environment(1))
+        torch.set_num_threads(1)
+        found = measure(options.row, options.rounds)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("| without | times as long |\n|---|---|")
+    for name, ratios in found.items():
+        low, median, high = numpy.quantile(ratios, [0.25, 0.5, 0.75])
+        print(f"| {name} | {median:.2f} ({low:.2f} to {high:.2f}) |")
+    print(
+        f"\n`python -m bench.gains --row {options.row} --rounds {options.rounds}`, one thread of {provenance.cpu_name()}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
