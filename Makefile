@@ -53,7 +53,7 @@ reproduce-table1: $(READY) ## Table 1: plan, run or resume, aggregate, write res
 reproduce-table2: $(READY) ## Table 2: the same for SVHN with 1,000 labels, results/table2.md
 	$(BIN)/python -m bench.reproduce table2 $(ARGS)
 
-speed: $(READY) ## our step against plain PyTorch and the machine's limit
+speed: $(READY) ## our steps against plain PyTorch and the machine's limit; the harness's own cost (20 minutes)
 	$(BIN)/python -m bench.speed
 
 lock: $(READY) ## write the versions installed here to requirements.lock

@@ -33,10 +33,6 @@ from models.method import Batch
 Away = Callable[[], AbstractContextManager[Any]]
 
 
-def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool, bias: Tensor | None) -> Tensor:
-    return (F.conv_transpose2d if transposed else F.conv2d)(x, weight, bias, stride, padding)
-
-
 def _leaky_relu(x: Tensor, slope: float, mask: Tensor | None = None) -> Tensor:
     out = F.leaky_relu(x, slope)
     return out if mask is None else out * mask
@@ -72,9 +68,6 @@ def _contiguous() -> Iterator[None]:
 
 
 MEASURES: dict[str, Away] = {
-    "second derivatives of convolutions (models/convolution.py)": lambda: mock.patch.object(
-        layers, "convolve", _convolve
-    ),
     "leak and mask in one product": lambda: mock.patch.object(layers, "leaky_relu", _leaky_relu),
     "patches for layers with few inputs or outputs": lambda: mock.patch.object(layers, "FEW_TAPS", 0),
     "masks from few random bits, by SFC64": lambda: mock.patch.object(noise.Noise, "_kept", _kept),

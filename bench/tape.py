@@ -32,7 +32,7 @@ EMPTY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided
 CONSTANT = {"arange", "ones_like", "zeros_like", "full", "full_like", "ones", "zeros", "scalar_tensor", "eye"}
 INTO = {"mm", "addmm", "bmm", "baddbmm", "sum", "mean", "cat", "index", "pow", "log", "rsqrt", "reciprocal", "clamp"}
 INTO |= {"eq", "ne", "ge", "gt", "le", "lt", "native_batch_norm", "max_pool2d_with_indices", "avg_pool2d", "amax"}
-INTO |= {"_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data", "logsumexp"}
+INTO |= {"_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data"}
 ELEMENTWISE = {"add", "sub", "mul", "div", "neg", "exp", "leaky_relu", "leaky_relu_backward", "threshold_backward"}
 ELEMENTWISE |= {
     "sigmoid_backward",
@@ -271,7 +271,7 @@ class _Plan:
             self._keep(call, self._run(call))
         elif call.name in EMPTY:
             self.known |= {slot.number: self._memory(slot) for slot in new}
-        elif (into := _into(call)) is not None:
+        elif (into := _into(call)) is not None and self._is_sound(call):
             self._write_into(index, call, into)
         else:
             self._as_it_was(call)
@@ -293,6 +293,15 @@ class _Plan:
         self.known |= {slot.number: self._memory(slot) for slot in call.results if slot is not None}
         outs = [f"{name}={self._refer(slot)}" for name, slot in zip(names, call.results, strict=True)]
         self.lines.append(f"{self._name(function._op)}({', '.join([*self._arguments(call, given), *outs])})")
+
+    def _is_sound(self, call: Call) -> bool:
+        """Whether PyTorch's form of a call that writes computes the same: of an input whose elements lie apart, batch
+        normalisation then forgets the means.
+        """
+        return call.name not in MOVES_STATISTICS or self._stride(call.arguments[0]) == self._stride(call.results[0])
+
+    def _stride(self, value: Any) -> tuple[int, ...]:
+        return self.recording.made[value.number].stride if isinstance(value, Slot) else tuple(value.stride())
 
     def _reuse(self, index: int, call: Call) -> None:
         """Lets the result of an elementwise operation take the place of an argument that dies here."""

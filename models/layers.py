@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.convolution import convolve
 from models.latent import exp_n
 from models.noise import Noise
 from models.tables import Row, Table
@@ -91,7 +90,8 @@ class Layer(nn.Module):
                 return _few_inputs(x, weight, bias, self.row.stride)
             if self.row.stride == 1:
                 return _few_outputs(x, weight, bias)
-        return convolve(x, weight, self.row.stride, self.row.padding, self.transposed, bias)
+        convolve = F.conv_transpose2d if self.transposed else F.conv2d
+        return convolve(x, weight, bias, self.row.stride, self.row.padding)
 
     def _activate(self, x: Tensor, noise: Noise | None) -> Tensor:
         if not self.row.activation:

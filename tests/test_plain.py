@@ -80,7 +80,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Noise, "categorical", lambda self, p, n: torch.arange(n) % len(p))
     monkeypatch.setattr(torch, "multinomial", lambda p, n, replacement: torch.arange(n) % len(p))
     monkeypatch.setattr(Noise, "uniform", lambda self, *shape: torch.full(shape, 0.5))
-    monkeypatch.setattr(torch, "rand", lambda *shape: torch.full(shape, 0.5))
+    monkeypatch.setattr(torch, "rand", lambda *shape, device: torch.full(shape, 0.5))
 
 
 # the networks
