@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,11 @@ def _of_old_code(state: dict[str, Any]) -> None:
     del state["trace"]
 
 
-@pytest.mark.parametrize("edit", [_wide, _renamed, _without_optimiser, _more_parameters, _of_old_code])
+def _of_a_gpu(state: dict[str, Any]) -> None:
+    state["noise"] = state["noise"][:16]
+
+
+@pytest.mark.parametrize("edit", [_wide, _renamed, _without_optimiser, _more_parameters, _of_old_code, _of_a_gpu])
 def test_a_checkpoint_of_other_code_is_set_aside_and_the_trial_begins_again(
     job: Any, edit: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -188,7 +192,9 @@ def test_a_checkpoint_of_other_code_is_set_aside_and_the_trial_begins_again(
     assert job()[0] == trial.DONE
     assert _same(path) == whole
     about = record.read(path)["run"]
-    assert about["remarks"] == ["a checkpoint of other code or another kind of device was set aside; the trial began again"]
+    assert about["remarks"] == [
+        "a checkpoint of other code or another kind of device was set aside; the trial began again"
+    ]
     assert about["resumed"] == 0
     assert path.with_name("seed00.checkpoint.bad").read_bytes() == content
     assert _kept(path) == ["seed00.checkpoint.bad", "seed00.checkpoint.previous.bad", "seed00.json"]
@@ -358,6 +364,31 @@ def test_a_trial_notices_that_its_parent_is_gone(stop: tuple[trial.Stop, Any]) -
     parent.close()
     assert asked.jobs.get(timeout=5) == ""
     assert asked()
+
+
+def test_the_time_for_all_jobs_is_counted_from_the_first_one_on(
+    stop: tuple[trial.Stop, Any], make_trial: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for a trial that begins when another has ended."""
+    asked, seen = stop[0], []
+
+    def attempt(job: trial.Job, stop: trial.Stop, pool: Pool) -> Any:
+        yield
+        time.sleep(0.01)
+        seen.append(stop.until)
+        if len(seen) == 3:
+            asked.jobs.put("")  # as when the parent closes the pipe
+        return trial.DONE
+
+    monkeypatch.setattr(trial, "Stop", lambda: asked)
+    monkeypatch.setattr(trial, "attempt", attempt)
+    before = time.monotonic()
+    for number in range(3):
+        what = trial.Job(make_trial(), "cpu", str(tmp_path), 1, seconds=100.0, number=number, share=2)
+        asked.jobs.put(json.dumps(asdict(what)))
+    assert trial.main() == 0
+    assert len(seen) == 3 and len(set(seen)) == 1
+    assert before + 100 <= seen[0] <= time.monotonic() + 100
 
 
 def test_a_second_signal_leaves_at_once(stop: tuple[trial.Stop, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -563,6 +594,82 @@ def test_a_process_serves_one_trial_after_another_on_a_cpu(
     assert (tmp_path / "started").read_text(encoding="utf-8") == "x\n"
 
 
+LOT = [("cpu", 1, [1] * 7), ("cpu", None, [1] * 7), ("cpu", 3, [3, 3, 1]), ("cpu", 9, [7])]
+LOT += [("cuda:0", None, [7]), ("cuda:0", 1, [1] * 7), ("cuda:0", 4, [4, 3])]
+LOT += [("cuda:0 cuda:1", None, [4, 3]), ("cuda:0 cuda:1", 2, [2, 2, 2, 1]), ("cuda:0 cuda:0 cuda:0", None, [3, 3, 1])]
+LOT += [("cpu cpu", 9, [4, 3]), (" ".join(f"cuda:{n}" for n in range(8)), None, [1] * 7)]
+
+
+@pytest.mark.parametrize(("devices", "share", "sizes"), LOT)
+def test_seeds_of_a_row_go_together_and_are_spread_over_the_devices(
+    make_trial: Callable[..., Trial], devices: str, share: int | None, sizes: list[int]
+) -> None:
+    rows = [[make_trial(row=row, seed=seed) for seed in range(n)] for row, n in (("one", 7), ("two", 1), ("three", 7))]
+    plan = Plan(tuple(devices.split()), 1, Path("out"), share=share)
+    lots = plan.lots([trial for row in rows for trial in row])
+    assert [len(lot) for lot in lots] == [*sizes, 1, *sizes]
+    assert [trial for lot in lots for trial in lot] == [trial for row in rows for trial in row]
+    assert all(len({trial.row for trial in lot}) == 1 for lot in lots)
+
+
+def test_a_process_takes_no_more_trials_than_its_device_might_hold(make_trial: Callable[..., Trial]) -> None:
+    trials = [make_trial(seed=seed) for seed in range(40)]
+    assert [len(lot) for lot in Plan(("cuda:0",), 1, Path("out")).lots(trials)] == [16, 16, 8]
+    assert [len(lot) for lot in Plan(("cuda:0",), 1, Path("out"), share=20).lots(trials)] == [20, 20]
+    assert Plan(("cuda:0",), 1, Path("out")).lots([]) == []
+    apart = [make_trial(budget=budget, seed=seed) for budget in ("quick", "paper") for seed in (0, 1)]
+    assert [len(lot) for lot in Plan(("cuda:0",), 1, Path("out")).lots(apart)] == [2, 2]
+
+
+def test_each_trial_of_a_lot_ends_in_its_own_way(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    script = f"""for i in 0 1 2 3; do read job; echo "$job" >> {tmp_path}/jobs; done
+echo '{{"trial": 2, "failed": "so"}}'; echo '{{"trial": 2, "end": 1}}'; echo '{{"trial": 2, "end": 0}}'
+echo '{{"trial": 0, "end": 4}}'; echo '{{"trial": 9, "end": 1}}'; kill -9 $$"""
+    dispatcher, _ = child(script, devices=("other",), share=4, engine="eager")
+    lot = [make_trial(seed=seed) for seed in range(4)]
+    assert dispatcher.run(lot) == {"failed": 1, "busy": 1, "killed": 2}
+    assert _stored(dispatcher, lot[2])["reason"] == "so"
+    for number in (1, 3):
+        assert _stored(dispatcher, lot[number])["reason"] == "its process was ended by signal 9"
+    assert not record.record_path(dispatcher.plan.out, lot[0]).exists()
+    sent = [json.loads(line) for line in (tmp_path / "jobs").read_text(encoding="utf-8").splitlines()]
+    assert [(job["number"], job["trial"]["seed"]) for job in sent] == [(n, n) for n in range(4)]
+    assert {(job["share"], job["engine"]) for job in sent} == {(4, "eager")}
+
+
+@pytest.mark.parametrize(("device", "share"), [("cpu", 1), ("other", None)])
+def test_how_many_share_a_device_is_left_open_on_a_gpu_alone(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path, device: str, share: int | None
+) -> None:
+    dispatcher, _ = child(f'read job; echo "$job" >> {tmp_path}/jobs', devices=(device,))
+    dispatcher.run([make_trial()])
+    assert json.loads((tmp_path / "jobs").read_text(encoding="utf-8"))["share"] == share
+
+
+def test_every_lot_of_a_gpu_has_a_process_of_its_own(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    script = f"""echo x >> {tmp_path}/started
+read a; read b; echo '{{"trial": 0, "end": 1}}'; echo '{{"trial": 1, "end": 1}}'; read c"""
+    dispatcher, _ = child(script, devices=("other",), share=2)
+    assert dispatcher.run([make_trial(seed=seed) for seed in range(4)]) == {"failed": 4}
+    assert (tmp_path / "started").read_text(encoding="utf-8") == "x\n" * 2
+
+
+def test_a_lot_leaves_out_what_has_a_result(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
+) -> None:
+    script = f'for i in 1 2; do read job; echo "$job" >> {tmp_path}/jobs; done'
+    dispatcher, _ = child(script, devices=("other",), share=3)
+    lot = [make_trial(seed=seed) for seed in range(3)]
+    record.write(record.record_path(dispatcher.plan.out, lot[1]), record.new_record(lot[1], "done", None, {}))
+    assert dispatcher.run(lot) == {"skipped": 1, "killed": 2}
+    sent = [json.loads(line) for line in (tmp_path / "jobs").read_text(encoding="utf-8").splitlines()]
+    assert [job["trial"]["seed"] for job in sent] == [0, 2]
+
+
 def test_a_process_that_dies_between_two_trials_costs_neither(
     child: Callable[..., Out], make_trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -726,7 +833,7 @@ def test_kill_9_of_the_dispatcher_then_sigint_then_no_time_then_the_same_command
     thread.join()
     assert record.read(path)["status"] == "interrupted"
 
-    assert main(_arguments(suite, out, "--time-budget", "0.001s")) == 3
+    assert main(_arguments(suite, out, "--time-budget", "0.000001s")) == 3
     assert main(_arguments(suite, out)) == 0
     assert _same(path) == expected
     assert record.read(path)["run"]["resumed"] == 2
@@ -766,3 +873,79 @@ def test_two_runners_on_one_folder_share_the_work(
         said = first.stderr.read()
     assert second == 3 and "skipped: another runner has it" in capsys.readouterr().err
     assert (code, record.read(path)["status"]) == (143, "interrupted"), said
+
+
+# trials that share a process
+
+
+TWENTY = '{steps: 20, validate: 10, label: "quick"}'
+
+
+def _records(out: Path) -> dict[str, dict[str, Any]]:
+    """All records below a folder by row and seed, without what a clock or a machine decides."""
+    return {str(path.relative_to(out)): _same(path) for path in sorted(out.rglob("seed*.json"))}
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, dict[str, Any]]]:
+    """Runs the trials of a suite one after another in this process and returns their records."""
+
+    def run(suite: Path) -> dict[str, dict[str, Any]]:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup2", lambda *_: None)  # the log takes standard error over
+            for what in trials(load_suite(suite), "quick"):
+                record.record_path(tmp_path / "alone", what).parent.mkdir(parents=True, exist_ok=True)
+                assert attempted(trial.Job(what, "cpu", str(tmp_path / "alone"), 1)) == trial.DONE
+        return _records(tmp_path / "alone")
+
+    return run
+
+
+def test_trials_that_share_a_process_have_the_results_of_each_alone(
+    write_suite: Callable[..., Path], tmp_path: Path, alone: Callable[[Path], dict[str, dict[str, Any]]]
+) -> None:
+    """One row diverges, one takes no steps, and how steps are taken is decided by the clock."""
+    suite, out = write_suite("amm", "absurd", "kmeans", seeds="0-2", quick=TWENTY), tmp_path / "out"
+    assert main(_arguments(suite, out, "--share", "3", "--checkpoint-every", "60")) == 0
+    expected = alone(suite)
+    assert len(expected) == 9 and _records(out) == expected
+    assert {found["status"] for found in expected.values()} == {"done", "diverged"}
+    assert {record.read(path)["run"]["shared_by"] for path in out.rglob("seed*.json")} == {3}
+    weights = {found["result"]["weights_sha256"] for name, found in expected.items() if "/amm/" in name}
+    assert len(weights) == 3  # no two are the same trial
+    assert {path.suffix for path in out.rglob("seed*")} == {".json"}
+
+
+def test_kill_9_of_a_shared_process_costs_what_was_under_way_and_the_same_command_mends_it(
+    write_suite: Callable[..., Path], tmp_path: Path, alone: Callable[[Path], dict[str, dict[str, Any]]]
+) -> None:
+    suite = write_suite("absurd", "aae", seeds="0-2", quick='{steps: 60, validate: 20, label: "quick"}')
+    out = tmp_path / "out"
+    rows = {row: [out / "small/quick" / row / f"seed0{seed}.json" for seed in range(3)] for row in ("absurd", "aae")}
+
+    def kill() -> None:
+        _until(lambda: all(_training(path) for path in rows["aae"]))
+        os.kill(_child_of(os.getpid()), signal.SIGKILL)
+
+    thread = _meanwhile(kill)
+    assert main(_arguments(suite, out, "--share", "3")) == 1
+    thread.join()
+    assert [record.read(path)["status"] for path in rows["absurd"]] == ["diverged"] * 3
+    assert [record.read(path)["status"] for path in rows["aae"]] == ["killed"] * 3
+    kept = [path.read_bytes() for path in rows["absurd"]]
+    since = [path.with_suffix(".checkpoint").stat().st_mtime_ns for path in rows["aae"]]
+
+    def terminate() -> None:
+        _until(lambda: all(map(_training, rows["aae"], since)))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = _meanwhile(terminate)
+    assert main(_arguments(suite, out, "--share", "3", "--engine", "graph")) == 143
+    thread.join()
+    assert [record.read(path)["status"] for path in rows["aae"]] == ["interrupted"] * 3
+
+    assert main(_arguments(suite, out, "--share", "2", "--engine", "eager", "--checkpoint-every", "60")) == 0
+    assert _records(out) == alone(suite)
+    assert [path.read_bytes() for path in rows["absurd"]] == kept
+    assert [record.read(path)["run"]["resumed"] for path in rows["aae"]] == [2] * 3
+    assert _kept(rows["aae"][0]) == ["seed00.json", "seed01.json", "seed02.json"]

@@ -245,13 +245,17 @@ def test_one_more_trial_must_bring_so_much(clock: Any, gain: float, added: bool)
     assert (fake.pool.limit == 3) == added
 
 
-def test_one_trial_is_watched_alone_first(clock: Any) -> None:
+def test_trials_are_watched_for_long_enough_before_one_more_comes(clock: Any) -> None:
     fake = Fake(None, [LONG] * 3)
     _spend(clock, fake, lambda n: 0.5)
     fake.turns(1 + int((SETTLED_S + WINDOW_S) / 0.5) - 1)
     assert fake.pool.limit == 1
     fake.turns(1)
     assert fake.pool.limit == 2
+    fake.turns(1 + int((SETTLED_S + WINDOW_S) / 0.5) - 1)  # so are two
+    assert fake.pool.limit == 2
+    fake.turns(1)
+    assert fake.pool.limit == 3
 
 
 def test_short_trials_share_a_device_too(clock: Any) -> None:

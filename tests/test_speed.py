@@ -78,10 +78,10 @@ def test_second_derivatives_of_a_convolution_are_counted(transposed: bool) -> No
 
 
 def test_a_step_counts_what_it_must() -> None:
-    """Three passes through the generators, three of D's for two tuples each, four or a little more for the penalty."""
+    """Three passes through the generators, three of D's for two tuples each, four for the penalty, first rows less."""
     generators, d = 6.09 + 6.08, 3.18
     per_image = speed.count_flops(speed.trial_of("mnist_unsup/amm_k10@4")) / 4 / 2 / 1e6
-    assert 3 * generators + 10 * d < per_image < 3 * generators + 12 * d
+    assert 3 * generators + 9.5 * d < per_image < 3 * generators + 11.5 * d
 
 
 # contenders

@@ -79,6 +79,18 @@ def test_a_trace_restored_at_any_step_goes_on_exactly() -> None:
         assert second.points == whole.points
 
 
+def test_a_restored_trace_shares_no_sum_with_the_one_before_it() -> None:
+    losses, first, second = _losses(250), Trace(250), Trace(250)
+    _run(first, losses, 0, 40, set())
+    first.add(losses[40])
+    second.restore(first.state(), CPU)
+    before = [total.clone() for total in first.totals.values()]
+    second.add(losses[41])
+    assert all(map(torch.equal, first.totals.values(), before))
+    first.close(41)
+    assert not any(torch.equal(total, torch.zeros(())) for total in second.totals.values())
+
+
 def test_the_steps_of_a_long_trial_are_told_to_the_last_digit() -> None:
     trace = Trace(1_234_567)
     trace.step = 1_222_000

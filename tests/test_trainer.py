@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
@@ -406,6 +407,20 @@ def test_a_finished_run_that_is_restored_has_its_result_at_once(make_trial: Call
     assert _advance(again)
     assert again.result() == whole.result()
     assert again.method.calls == []
+
+
+def test_optimisers_count_their_steps_where_this_device_wants_it_whoever_wrote_the_checkpoint(
+    make_trial: Callable[..., Trial],
+) -> None:
+    run, again = Run(make_trial(), CPU), Run(make_trial(), CPU)
+    _advance(run, 3)
+    state = deepcopy(run.state())
+    (group,) = state["optimizers"]["adam"]["param_groups"]
+    assert group["capturable"] is False
+    group["capturable"] = True  # as on a GPU, whose graph counts them
+    again.restore(state)
+    assert again.method.adam.param_groups[0]["capturable"] is False
+    assert _advance(again) and _advance(run) and again.result() == run.result()
 
 
 def test_the_stream_of_a_trial_does_not_depend_on_other_trials(make_trial: Callable[..., Trial]) -> None:
