@@ -76,7 +76,7 @@ MEASURES: dict[str, Away] = {
 }
 
 
-def steps(row: str, graph: bool) -> dict[str, Callable[[], None]]:
+def steps(row: str) -> dict[str, Callable[[], None]]:
     """A step of ours by what was taken away; "" with everything. Each has weights of its own."""
     trial = trial_of(row)
 
@@ -93,14 +93,13 @@ def steps(row: str, graph: bool) -> dict[str, Callable[[], None]]:
 
         return take
 
-    mode = "graph" if graph else "eager"
-    found = {"": step(nullcontext, mode)} | {name: step(away, mode) for name, away in MEASURES.items()}
-    return found | ({"the recorded step (bench/tape.py)": step(nullcontext, "eager")} if graph else {})
+    found = {"": step(nullcontext, "graph")} | {name: step(away, "graph") for name, away in MEASURES.items()}
+    return found | {"the recorded step (bench/tape.py)": step(nullcontext, "eager")}
 
 
 def measure(row: str, rounds: int) -> dict[str, list[float]]:
     """How many times as long the step takes without each measure, by rounds."""
-    found = steps(row, graph=True)
+    found = steps(row)
     taken: list[dict[str, float]] = []
     for _ in range(rounds + 1):
         seconds = {}

@@ -206,14 +206,14 @@ def device_slots(name: str, workers: int | None, trials: int = 10) -> tuple[str,
     if name == "auto":
         name = "cuda" if count else "cpu"
     pool = [f"cuda:{index}" for index in range(count)] if name == "cuda" else [name]
-    at_once = min(_cores(), max(1, trials), max(1, _memory() // MEMORY_EACH)) if name == "cpu" else len(pool)
+    at_once = min(cores(), max(1, trials), max(1, _memory() // MEMORY_EACH)) if name == "cpu" else len(pool)
     n = _positive("--workers", workers) or at_once
     return tuple(pool[index % len(pool)] for index in range(n))
 
 
 def threads_each(threads: int | None, workers: int) -> int:
     """CPU threads of each trial: what was asked for, else the cores shared out."""
-    return _positive("--threads", threads) or max(1, _cores() // workers)
+    return _positive("--threads", threads) or max(1, cores() // workers)
 
 
 def parse_duration(text: str) -> float:
@@ -230,7 +230,7 @@ def _positive(name: str, value: int | None) -> int | None:
     return value
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

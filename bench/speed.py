@@ -35,9 +35,11 @@ from bench.errors import UserError
 from bench.estimate import made_up
 from bench.files import write_output
 from bench.plan import trials
+from bench.run import cores
 from bench.suite import Trial, load_suite
 from bench.trainer import Run
 from models.method import Batch
+from models.noise import Noise
 
 SCHEMA = 2
 SIZES = (512, 1024, 2048)  # of the matrix products; on a GPU 8192
@@ -91,7 +93,7 @@ def plain_step(trial: Trial, device: str) -> Callable[[], object]:
     """The plain game with its DataLoaders; for a baseline its own update, called with what a DataLoader brings."""
     torch.manual_seed(0)
     if plain.knows(trial):
-        data = made_up(trial, _noise("cpu")).train
+        data = made_up(trial, Noise.seeded(0)).train
         game = plain.game(trial, data.y_labelled).to(device)
         batches = plain.batches(data.x, trial.batch, data.scale, data.x_labelled, data.y_labelled)
         return lambda: game.step(*(part.to(device) for part in next(batches)))
@@ -112,12 +114,6 @@ def product(device: str) -> Callable[[], float]:
         return max(2 * n**3 / seconds[n] for n in sizes)
 
     return rate
-
-
-def _noise(device: str) -> Any:
-    from models.noise import Noise
-
-    return Noise.seeded(0, device)
 
 
 def _timed(action: Callable[[], object], device: str) -> float:
@@ -242,10 +238,7 @@ class Child:
 
 @contextmanager
 def at_work(contender: Contender) -> Iterator[Callable[[], dict[str, float]]]:
-    """A function that lets all copies take a turn at once, and returns seconds a step and trial, memory and flops in all.
-
-    Without a number of its own a turn of the copies takes as many steps as a copy alone would in TURN_S.
-    """
+    """A function that lets all copies take a turn at once, and returns seconds a step and trial, memory and flops in all."""
     with ExitStack() as stack:
         children = []
         for _ in range(contender.copies):
@@ -276,11 +269,10 @@ def at_work(contender: Contender) -> Iterator[Callable[[], dict[str, float]]]:
 
 def contenders(row: str, device: str, threads: int) -> dict[str, Contender]:
     """Who trains a row, by what they are called in the table."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = {name: Contender(name, row, device, threads) for name in ("product", "plain", "eager", "graph")}
-    if device == "cpu" and cores > 1:
+    if device == "cpu" and cores() > 1:
         found["plain, all cores"] = Contender("plain", row, device, 0)
-        found["graph, all cores"] = Contender("graph", row, device, 1, cores)
+        found["graph, all cores"] = Contender("graph", row, device, 1, cores())
     return found
 
 
@@ -399,7 +391,7 @@ def benchmark(rows: Sequence[str], device: str, threads: int, rounds: int) -> di
         "command": " ".join(["python -m bench.speed", *told, *(f"--{key} {value}" for key, value in options.items())]),
         **options,
         "device": name,
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "torch": torch.__version__,
         "git": provenance.code(),
         "overhead": own,

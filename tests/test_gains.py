@@ -39,7 +39,7 @@ def test_without_a_measure_the_step_is_the_same(name: str) -> None:
 
 def test_each_is_compared_with_the_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = iter(range(10_000))
-    monkeypatch.setattr(gains, "steps", lambda row, graph: {"": lambda: None, "this": lambda: None})
+    monkeypatch.setattr(gains, "steps", lambda row: {"": lambda: None, "this": lambda: None})
     monkeypatch.setenv("MALLOC_TOP_PAD_", "0")
     monkeypatch.setattr(gains.time, "perf_counter", lambda: float(next(clock)))
     assert gains.main(["--rounds", "2"]) == 0

@@ -105,10 +105,10 @@ def test_a_device_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     ("cores", "memory", "trials", "workers", "threads"),
     [(2, 24, 50, 2, 1), (64, 256, 50, 32, 2), (64, 512, 10, 10, 6), (8, 4, 50, 1, 8), (1, 64, 0, 1, 1)],
 )
-def test_cpu_cores_are_shared_out_among_trials_that_fit(
+def test_cpucores_are_shared_out_among_trials_that_fit(
     monkeypatch: pytest.MonkeyPatch, cores: int, memory: int, trials: int, workers: int, threads: int
 ) -> None:
-    monkeypatch.setattr(run, "_cores", lambda: cores)
+    monkeypatch.setattr(run, "cores", lambda: cores)
     monkeypatch.setattr(run, "_memory", lambda: memory * 2**30)
     assert device_slots("cpu", None, trials) == ("cpu",) * workers
     assert run.threads_each(None, workers) == threads
