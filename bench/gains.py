@@ -122,8 +122,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.rounds < 1:
             raise UserError(f"--rounds: expected a number of at least 1, got {options.rounds}")
-        if "MALLOC_TOP_PAD_" not in os.environ:  # as the process of a trial begins
-            os.execve(sys.executable, [sys.executable, "-m", "bench.gains", *sys.argv[1:]], dispatch.environment(1))
         torch.set_num_threads(1)
         found = measure(options.row, options.rounds)
     except UserError as error:
@@ -140,4 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if "MALLOC_TOP_PAD_" not in os.environ:  # as the process of a trial begins; here, for it replaces the whole process
+        os.execve(sys.executable, [sys.executable, "-m", "bench.gains", *sys.argv[1:]], dispatch.environment(1))
     sys.exit(main())
