@@ -23,7 +23,7 @@ from models.noise import Noise
 class SupervisedConfig:
     """Knobs of the supervised floor; a default that SAMM has too is SAMM's."""
 
-    nets: Literal["mnist", "svhn", "digits", "plane"] = "svhn"  # ENCODER_Y of models/<nets>.py
+    nets: Literal["mnist", "svhn", "digits", "plane", "mnist14"] = "svhn"  # ENCODER_Y of models/<nets>.py
     components: int = 10  # classes, K (section 4.2)
     learning_rate: float = 2e-4  # α (section 4)
     beta1: float = 0.5  # section 4

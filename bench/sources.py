@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from bench import official
 from bench.errors import UserError
@@ -36,10 +37,12 @@ class Source:
 
 
 _DRAWN_ONCE = "scikit-learn's 1,797 digits; the 500 test examples were drawn at random once, with a constant seed"
+_AVERAGED = "MNIST, each pixel the mean of 2x2 of the original's, rounded"
 _CIRCLE = "points in the plane: six Gaussians of std 0.3 whose means lie evenly on a circle of radius 3"
 _SVHN = (3, 32, 32), 10, 73_257, 26_032, 1 / 255
 _KNOWN = (
     Source("mnist", (1, 28, 28), 10, 60_000, 10_000, 1 / 255, "MNIST"),
+    Source("mnist14", (1, 14, 14), 10, 60_000, 10_000, 1 / 255, "MNIST 14x14", _AVERAGED),
     Source("svhn", *_SVHN, "SVHN", splits=("ali", "train", "extra"), n_extra=531_131),
     Source("digits", (1, 8, 8), 10, 1_297, 500, 1 / 16, "digits 8x8", _DRAWN_ONCE),
     Source("plane", (2, 1, 1), 6, 6_000, 1_000, 1.0, "six Gaussians", _CIRCLE),
@@ -60,6 +63,13 @@ def read(name: str, root: Path | None, extra: bool) -> Stored:
     except RuntimeError as error:
         raise UserError(f"data root {folder}: {error}; write it without ~") from None
     return _READERS[name](folder, extra)
+
+
+def _mnist14(root: Path, extra: bool) -> Stored:
+    """MNIST at half the resolution, still of 256 grey levels."""
+    whole = official.mnist(root, extra)
+    x, x_test = (F.avg_pool2d(images.float(), 2).round().to(torch.uint8) for images in (whole.x, whole.x_test))
+    return replace(whole, x=x, x_test=x_test)
 
 
 def _digits(root: Path, extra: bool) -> Stored:
@@ -100,6 +110,7 @@ def _divided(x: Tensor, y: Tensor, n_train: int) -> Stored:
 
 _READERS: dict[str, Callable[[Path, bool], Stored]] = {
     "mnist": official.mnist,
+    "mnist14": _mnist14,
     "svhn": official.svhn,
     "digits": _digits,
     "plane": _plane,

@@ -29,7 +29,7 @@ TINY = 1e-30  # a slope of D's loss below which the ratio of the players' slopes
 class AMMConfig:
     """Knobs of AMM; where the paper is silent the default follows ALI (Dumoulin et al., 2016), whose game this extends."""
 
-    nets: Literal["mnist", "svhn", "digits", "plane"] = "mnist"  # layer tables: models/<nets>.py
+    nets: Literal["mnist", "svhn", "digits", "plane", "mnist14"] = "mnist"  # layer tables: models/<nets>.py
     components: int = 10  # K (section 4.2)
     factorisation: Literal[6, 7, 15] = 7  # Eq. 7 as Tables 3 and 7 draw it; Eq. 6 as Algorithm 1 writes it; Eq. 15
     prior: Kind = "learned"  # p(z | y), Table 4
@@ -50,6 +50,8 @@ class AMMConfig:
     beta2: float = 0.999  # Kingma & Ba; not said in the paper
     momentum: float = 0.1  # of running statistics; PyTorch's default
     init_std: float = 0.02  # kernels ~ N(0, init_std²) (section 4)
+    g_dropout: float = 1.0  # factor on the tables' probabilities in encoder, prior and decoder; 0 leaves dropout out
+    d_dropout: float = 1.0  # the same in D
     pool_first: bool = False  # pool before normalisation and activation, as the columns stand in Tables 7 and 10
 
     def __post_init__(self) -> None:
@@ -71,6 +73,7 @@ class AMM(Method):
         c = config
         nets = importlib.import_module(f"models.{c.nets}")
         options: dict[str, Any] = {"momentum": c.momentum, "std": c.init_std, "pool_first": c.pool_first}
+        options["dropout"] = c.g_dropout
         k = c.components
 
         if c.factorisation == 6:  # Gy(x) and Gz(x, Gy(x))
@@ -80,7 +83,7 @@ class AMM(Method):
             self.encoder = Net(nets.ENCODER if c.factorisation == 7 else nets.ENCODER_15, k, noise, **options)
         self.prior = build_prior(c.prior, nets, k, c.separation, noise, **options)  # Gz(y)
         self.decoder = Net(nets.DECODER, k, noise, **options)  # Gx(y, Gz(y))
-        self.discriminator = Net(nets.DISCRIMINATOR, k, noise, std=c.init_std, pool_first=c.pool_first)
+        self.discriminator = Net(nets.DISCRIMINATOR, k, noise, **options | {"dropout": c.d_dropout})
 
         self.d_parameters = list(self.discriminator.parameters())
         self.g_parameters = [p for name, p in self.named_parameters() if not name.startswith("discriminator")]

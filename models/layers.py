@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -155,13 +156,21 @@ class Net(nn.Module):
         noise: draws the kernels from N(0, std^2); biases start at 0 (section 4 of the paper).
         momentum: of the running statistics of batch normalisation.
         pool_first: pool before batch normalisation instead of after the activation.
+        dropout: factor on the table's probabilities.
     """
 
     def __init__(
-        self, table: Table, k: int, noise: Noise, momentum: float = 0.1, std: float = 0.02, pool_first: bool = False
+        self,
+        table: Table,
+        k: int,
+        noise: Noise,
+        momentum: float = 0.1,
+        std: float = 0.02,
+        pool_first: bool = False,
+        dropout: float = 1.0,
     ) -> None:
         super().__init__()
-        self.rows = table.rows(k)
+        self.rows = [replace(row, dropout=dropout * row.dropout) for row in table.rows(k)]
         self.departures = table.departures()
         self.sizes = {
             row.name: (row.channels, *2 * (table.sizes.get(row.name, 1),)) for row in self.rows if not row.inputs

@@ -23,7 +23,7 @@ from models.prior import Kind
 class SAMMConfig(AMMConfig):
     """Knobs of SAMM: AMM's, with the defaults of the SVHN experiments, and the one that labels bring."""
 
-    nets: Literal["mnist", "svhn", "digits", "plane"] = "svhn"  # Tables 7-10
+    nets: Literal["mnist", "svhn", "digits", "plane", "mnist14"] = "svhn"  # Tables 7-10
     prior: Kind = "learned_variance"  # Table 8
     penalty_weight: float = 0.01  # λ for SVHN (section 4.1)
     p_y: Literal["labels", "uniform"] = "labels"  # p(y) is how often each class occurs among the labels (section 4.3.2)
