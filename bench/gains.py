@@ -47,7 +47,7 @@ def _update(self: amm.AMM, batch: Batch) -> dict[str, Tensor]:
     q, p = self.tuples(batch)
     logit_q, logit_p = self.logits(q, p, batch.noise)
     l_d, penalty = discriminator_loss(logit_q, logit_p), self.penalty(q, p, batch.noise)
-    l_q, l_p = self._generator_losses(logit_q, logit_p)
+    l_q, l_p = self.generator_losses(logit_q, logit_p)
     d_gradients = torch.autograd.grad(l_d + penalty, self.d_parameters, retain_graph=True)
     g_gradients = torch.autograd.grad(l_q + l_p, self.g_parameters)
     amm._step(self.d_adam, self.d_parameters, d_gradients)

@@ -42,9 +42,9 @@ _CIRCLE = "points in the plane: six Gaussians of std 0.3 whose means lie evenly 
 _SVHN = (3, 32, 32), 10, 73_257, 26_032, 1 / 255
 _KNOWN = (
     Source("mnist", (1, 28, 28), 10, 60_000, 10_000, 1 / 255, "MNIST"),
-    Source("mnist14", (1, 14, 14), 10, 60_000, 10_000, 1 / 255, "MNIST 14x14", _AVERAGED),
     Source("svhn", *_SVHN, "SVHN", splits=("ali", "train", "extra"), n_extra=531_131),
     Source("digits", (1, 8, 8), 10, 1_297, 500, 1 / 16, "digits 8x8", _DRAWN_ONCE),
+    Source("mnist14", (1, 14, 14), 10, 60_000, 10_000, 1 / 255, "MNIST 14x14", _AVERAGED),
     Source("plane", (2, 1, 1), 6, 6_000, 1_000, 1.0, "six Gaussians", _CIRCLE),
     Source("synthetic", (1, 8, 8), 3, 300, 90, 1 / 255, "synthetic stripes", "made-up images for tests"),
 )

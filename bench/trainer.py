@@ -7,6 +7,7 @@ exactly. The loop reads a loss from the device only when it scores.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from bench import checkpoint, metrics
 from bench.data import Dataset, load_for
 from bench.engine import Engine, Mode, optimizer_tensors, set_precision
 from bench.plan import build_config, method_class
+from bench.seeds import derive
 from bench.suite import Trial
 from bench.trace import Trace
 from models.method import Batch
@@ -200,15 +202,17 @@ class Run:
 
     def _take_step(self) -> None:
         """What the engine executes: all that it reads and changes are tensors that stay where they are."""
+        with self.precision:
+            losses = self.method.update(self._batch(self.noise))
+        self.trace.add(losses)
+
+    def _batch(self, noise: Noise) -> Batch:
         train = self.dataset.train
         x_labelled = y_labelled = None
         if train.x_labelled is not None and train.y_labelled is not None:
             x_labelled = train.x_labelled[self.labelled_index].float().mul_(train.scale)
             y_labelled = train.y_labelled[self.labelled_index]
-        batch = Batch(train.take(self.index), self.noise, x_labelled, y_labelled, self.index)
-        with self.precision:
-            losses = self.method.update(batch)
-        self.trace.add(losses)
+        return Batch(train.take(self.index), noise, x_labelled, y_labelled, self.index)
 
     def _carried(self) -> list[Tensor]:
         """All tensors that one step leaves to the next."""
@@ -231,10 +235,17 @@ class Run:
             self.trial.task, validation, data.y_validation, test, data.y_test, n_clusters, n_classes
         )
         since = self.curve[-1]["step"] if self.curve else 0
-        self.curve.append({"step": self.step, "losses": self.trace.means(since), **scores})
+        inside = {"instruments": self._instruments()} if self.step else {}
+        self.curve.append({"step": self.step, "losses": self.trace.means(since), **inside, **scores})
         self.confusion = {
             name: metrics.contingency(pred, data.y_test, n_clusters, n_classes).tolist() for name, pred in test.items()
         }
+
+    def _instruments(self) -> dict[str, float]:
+        """The method's own readings on the batch of the last step, to five digits; those that are not finite are left out."""
+        noise = Noise.seeded(derive("instruments", self.trial.init_seed, self.step), self.noise.device)
+        readings = {name: float(value) for name, value in self.method.instruments(self._batch(noise)).items()}
+        return {name: float(f"{value:.5g}") for name, value in readings.items() if math.isfinite(value)}
 
     def predictions(self, x: Tensor) -> dict[str, Tensor]:
         """The method's answers on stored examples by classifier, int64 [N], on the CPU."""

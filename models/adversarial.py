@@ -38,11 +38,15 @@ def gradient_penalty(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor], u: 
         q, p: tuples from both sides; no gradient flows to them.
         u: position on the straight line of each pair, in [0, 1], [B].
     """
+    return (slope_norms(logit, q, p, u) - 1).square().mean()
+
+
+def slope_norms(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor], u: Tensor) -> Tensor:
+    """‖∇_{x,y,z} D‖₂ of Eq. 18, [B]; arguments as above."""
     points = [_between(a, b, u).requires_grad_() for a, b in zip(q, p, strict=True)]
     gradients = torch.autograd.grad(logit(*points).sum(), points, create_graph=True)
     squared = sum((g.flatten(1).square().sum(1) for g in gradients), torch.zeros_like(u))
-    # the square root has no derivative at 0, where a dead discriminator sits
-    return (torch.sqrt(squared + 1e-12) - 1).square().mean()
+    return torch.sqrt(squared + 1e-12)  # the root has no derivative at 0, where a dead discriminator sits
 
 
 def roth_penalty(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor]) -> Tensor:

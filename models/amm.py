@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from models import instruments
 from models.adversarial import discriminator_loss, gradient_penalty, inference_loss, roth_penalty, synthesis_loss
 from models.latent import one_hot, straight_through
 from models.layers import Net
@@ -156,7 +157,7 @@ class AMM(Method):
         logit = self.logit(seen, batch.noise)
         logit_q, logit_p = logit.chunk(2)
         l_d, penalty = discriminator_loss(logit_q, logit_p), self.penalty(q, p, batch.noise)
-        l_q, l_p = self._generator_losses(logit_q, logit_p)
+        l_q, l_p = self.generator_losses(logit_q, logit_p)
 
         d_slope, g_slope = (torch.autograd.grad(loss, logit, retain_graph=True)[0] for loss in (l_d, l_q + l_p))
         d_slope = torch.where(
@@ -182,11 +183,11 @@ class AMM(Method):
             l_d, penalty = discriminator_loss(*self.logits(q, p, noise)), self.penalty(q, p, noise)
             _step(self.d_adam, self.d_parameters, torch.autograd.grad(l_d + penalty, self.d_parameters))
         logit_q, logit_p = self.logits(*self.tuples(batch), noise)
-        l_q, l_p = self._generator_losses(logit_q, logit_p)
+        l_q, l_p = self.generator_losses(logit_q, logit_p)
         _step(self.g_adam, self.g_parameters, torch.autograd.grad(l_q + l_p, self.g_parameters))
         return _report(l_d, penalty, l_q, l_p, logit_q, logit_p)
 
-    def _generator_losses(self, logit_q: Tensor, logit_p: Tensor) -> tuple[Tensor, Tensor]:
+    def generator_losses(self, logit_q: Tensor, logit_p: Tensor) -> tuple[Tensor, Tensor]:
         """L of Gy and Gz(x), which only logit_q reaches, and of Gx and Gz(y), which only logit_p reaches."""
         return inference_loss(logit_q, self.config.saturating), synthesis_loss(logit_p, self.config.saturating)
 
@@ -209,6 +210,17 @@ class AMM(Method):
         """Images drawn from the components y, int64 [B]; as [B, C, H, W] in [0, 1]."""
         z = self.prior.sample_z(y, noise)
         return self.decoder(None, y=one_hot(y, self.config.components), z=z)["x"]
+
+    def instruments(self, batch: Batch) -> dict[str, Tensor]:
+        """What a run looks like from inside, see `models.instruments`."""
+        return instruments.read(self, batch)
+
+    def players(self) -> dict[str, list[Tensor]]:
+        """Parameters by player: D, the encoder, the decoder, and the prior if it learns."""
+        parts: dict[str, list[Tensor]] = {name: [*part.parameters()] for name, part in self.named_children()}
+        encoder = [p for name in ("encoder", "encoder_y", "encoder_z") for p in parts.get(name, [])]
+        found = {"d": parts["discriminator"], "encoder": encoder, "decoder": parts["decoder"], "prior": parts["prior"]}
+        return {name: parameters for name, parameters in found.items() if parameters}
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Gx(ŷ, ẑ) at the means of q(y, z | x)."""

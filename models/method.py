@@ -127,6 +127,13 @@ class Method(nn.Module):
         """All answers that a record scores, by name: `predict`'s, and those of a method's further classifiers."""
         return {"predict": self.predict(x)}
 
+    def instruments(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars by name that show the run from inside, for its curve; of a batch like `update`'s, with a stream of its own.
+
+        Called in training mode whenever the bench scores. It must leave weights, buffers and optimisers as they are.
+        """
+        return {}
+
     def departures(self) -> list[str]:
         """Footnotes for the record, each a difference from the published description; by default those of its networks."""
         found = [text for part in self.children() for text in getattr(part, "departures", ())]

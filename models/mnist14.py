@@ -1,4 +1,4 @@
-"""Networks for MNIST averaged down to 14x14, ours: the wiring, kernels and dropout of Tables 3-6 with one layer less and half the channels.
+"""Networks for MNIST averaged down to 14x14, ours: Tables 3-6 with one layer less and half the channels.
 
 An epoch takes a tenth of the time that it takes at full size, so that questions can be asked with several seeds each.
 """

@@ -213,7 +213,7 @@ def test_each_generator_loss_reaches_its_own_side(nets: str, factorisation: int)
     model = _amm(nets, **PLAIN, factorisation=factorisation)
     noise = Noise.seeded(4)
     q, p = model.inferred(_x(nets), noise), model.synthesised(16, noise)
-    inference, synthesis = model._generator_losses(*model.logits(q, p, noise))
+    inference, synthesis = model.generator_losses(*model.logits(q, p, noise))
     assert _reaches(inference, _encoder(model)) == {True}
     assert _reaches(inference, _synthesis(model)) == {False}
     assert _reaches(synthesis, _synthesis(model)) == {True}

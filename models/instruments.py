@@ -1,0 +1,83 @@
+"""What a run of AMM looks like from inside: the game's state on one batch, read whenever the bench scores.
+
+Nothing here changes the run: it draws from a stream of its own, and running statistics and weights stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.adversarial import discriminator_loss, slope_norms
+from models.method import Batch
+from models.nets import running_statistics_kept
+
+if TYPE_CHECKING:
+    from models.amm import AMM, Tuple3
+
+
+def read(model: AMM, batch: Batch) -> dict[str, Tensor]:
+    """Scalars by name, of one batch in training mode.
+
+    overlap: how often D finds a tuple of p more like q's than a tuple of q; 0 tells all apart, 1/2 none.
+    logit_q_std, logit_p_std: spread of D's logits.
+    slope, slope_std: mean and spread of ‖∇ logit‖ between the sides, which Eq. 18 wants to be 1, as the penalty sees it; no
+        scale of D makes the penalty smaller than the square of the spread. slope_clean_std: the spread without dropout.
+    slope_x, slope_y, slope_z: mean ‖∇ logit‖ of each input, over both sides.
+    gradient_d, gradient_encoder, gradient_decoder, gradient_prior: norm of each player's gradient.
+    entropy_y, entropy_y_given_x: of the mean of ŷ, and the mean over examples, in nats; the first less the second is what ŷ tells
+        about x.
+    means_apart: the smallest distance between two component means.
+    reconstruction: mean squared error of a pixel, at the means of q(y, z | x).
+    """
+    with running_statistics_kept(model), torch.enable_grad():
+        q, p = model.tuples(batch)
+        found = _game(model, q, p, batch) | _penalty(model, q, p, batch) | _latent(model, q[1][: len(batch.x)], batch)
+    return {name: value.detach() for name, value in found.items()}
+
+
+def _game(model: AMM, q: Tuple3, p: Tuple3, batch: Batch) -> dict[str, Tensor]:
+    joint = [torch.cat(pair) for pair in zip(q, p, strict=True)]
+    logit = model.logit(joint, batch.noise)
+    logit_q, logit_p = logit.chunk(2)
+    slopes = torch.autograd.grad(logit.sum(), [t for t in joint if t.requires_grad], retain_graph=True)
+    found = {"overlap": (logit_p[:, None] > logit_q).float().mean()}
+    found |= {"logit_q_std": logit_q.std(), "logit_p_std": logit_p.std()}
+    found |= {f"slope_{name}": slope.flatten(1).norm(dim=1).mean() for name, slope in zip("xyz", slopes, strict=True)}
+    l_q, l_p = model.generator_losses(logit_q, logit_p)
+    for name, parameters in model.players().items():
+        loss = discriminator_loss(logit_q, logit_p) if name == "d" else l_q + l_p
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        found[f"gradient_{name}"] = _norm(gradients)
+    return found
+
+
+def _penalty(model: AMM, q: Tuple3, p: Tuple3, batch: Batch) -> dict[str, Tensor]:
+    u = batch.noise.uniform(len(q[0]))
+    dropout = batch.noise if model.config.penalty_dropout else None
+    slope = slope_norms(lambda *xyz: model.logit(xyz, dropout), q, p, u)
+    clean = slope_norms(lambda *xyz: model.logit(xyz, None), q, p, u)
+    return {"slope": slope.mean(), "slope_std": slope.std(), "slope_clean_std": clean.std()}
+
+
+@torch.no_grad()
+def _latent(model: AMM, y: Tensor, batch: Batch) -> dict[str, Tensor]:
+    y = y.flatten(1)
+    means, _ = model.prior.moments()
+    found = {"entropy_y": _entropy(y.mean(0)), "entropy_y_given_x": _entropy(y).mean()}
+    if len(means) > 1:
+        found["means_apart"] = F.pdist(means).min()
+    return found | {"reconstruction": F.mse_loss(model.reconstruct(batch.x), batch.x)}
+
+
+def _entropy(p: Tensor) -> Tensor:
+    """-Σ p log p over the last dimension, in nats."""
+    return torch.special.entr(p).sum(-1)
+
+
+def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
+    return torch.stack([g.square().sum() for g in gradients if g is not None]).sum().sqrt()

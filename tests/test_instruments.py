@@ -1,0 +1,118 @@
+"""What AMM shows of itself while it runs: each reading against its definition, and none changes the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.suite import Trial
+from bench.trainer import Run, weights_digest
+from models.amm import AMM, AMMConfig
+from models.method import Batch, Spec
+from models.noise import Noise
+from models.samm import SAMM, SAMMConfig
+
+CPU = torch.device("cpu")
+SPEC = Spec("digits", (1, 8, 8), 10)
+Make = Callable[..., Trial]
+
+
+def _model(**knobs: object) -> AMM:
+    config = AMMConfig(nets="digits", init_std=0.1, **knobs)  # type: ignore[arg-type]
+    return AMM(config, SPEC, Noise.seeded(0))
+
+
+def _batch(n: int = 40) -> Batch:
+    return Batch(Noise.seeded(1).uniform(n, 1, 8, 8), Noise.seeded(2))
+
+
+@pytest.mark.parametrize("factorisation", [6, 7, 15])
+@pytest.mark.parametrize("prior", ["learned", "learned_variance", "fixed", "standard"])
+def test_every_reading_is_finite_and_nothing_moves(factorisation: int, prior: str) -> None:
+    model = _model(factorisation=factorisation, prior=prior)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    readings = model.instruments(_batch())
+    assert all(math.isfinite(float(value)) for value in readings.values())
+    assert ("gradient_prior" in readings) == prior.startswith("learned")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert model.training
+
+
+def test_samm_reads_both_games() -> None:
+    model = SAMM(SAMMConfig(nets="digits", init_std=0.1), SPEC, Noise.seeded(0))
+    batch = _batch()
+    labelled = Batch(batch.x, batch.noise, batch.x, torch.arange(40) % 10)
+    readings = model.instruments(labelled)
+    assert 0 <= float(readings["overlap"]) <= 1
+    assert float(readings["entropy_y"]) < math.log(10) + 1e-6
+
+
+def test_overlap_counts_pairs_on_the_wrong_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model()
+
+    def logit(xyz: list[Tensor], noise: Noise | None) -> Tensor:
+        """D as a line through x alone, which is brighter on the side of q."""
+        return sum(part.flatten(1).sum(1) * weight for part, weight in zip(xyz, (1.0, 0.0, 0.0), strict=True))
+
+    monkeypatch.setattr(model, "logit", logit)
+    bright, dim = torch.full((4, 1, 8, 8), 0.9), torch.full((4, 1, 8, 8), 0.1, requires_grad=True)
+    y, z = torch.full((4, 10, 1, 1), 0.1, requires_grad=True), torch.zeros(4, 16, 1, 1, requires_grad=True)
+    monkeypatch.setattr(model, "tuples", lambda batch: ((bright, y, z), (dim, y, z)))
+    monkeypatch.setattr(model, "players", lambda: {})
+    readings = model.instruments(_batch(4))
+    assert float(readings["overlap"]) == 0
+    assert float(readings["logit_q_std"]) == 0
+    # ∇ logit is 1 in each of 64 pixels, everywhere, with or without dropout
+    assert float(readings["slope"]) == pytest.approx(8, rel=1e-5)
+    assert float(readings["slope_x"]) == pytest.approx(8, rel=1e-5)
+    assert [float(readings[name]) for name in ("slope_y", "slope_z", "slope_std", "slope_clean_std")] == [0] * 4
+    # y is uniform for every example: the entropy of its mean is that of each, and it tells nothing about x
+    assert float(readings["entropy_y"]) == pytest.approx(math.log(10), rel=1e-5)
+    assert float(readings["entropy_y_given_x"]) == pytest.approx(math.log(10), rel=1e-5)
+
+    monkeypatch.setattr(model, "tuples", lambda batch: ((dim, y, z), (bright, y, z)))
+    assert float(model.instruments(_batch(4))["overlap"]) == 1
+
+
+def test_gradient_norms_are_those_of_the_losses() -> None:
+    """Without dropout, noise of ŷ and ẑ the same numbers come from the losses by hand."""
+    model = _model(prior="fixed", penalty="none")
+    readings = model.instruments(_batch())
+    batch = _batch()
+    q, p = model.tuples(batch)
+    logit_q, logit_p = model.logits(q, p, batch.noise)
+    (torch.nn.functional.softplus(-logit_q).mean() + torch.nn.functional.softplus(logit_p).mean()).backward()
+    by_hand = torch.cat([p.grad.flatten() for p in model.d_parameters if p.grad is not None]).norm()
+    assert float(readings["gradient_d"]) == pytest.approx(float(by_hand), rel=1e-4)
+    assert float(readings["means_apart"]) == pytest.approx(4 * math.sqrt(2), rel=1e-6)
+
+
+def test_one_component_has_no_distance() -> None:
+    config = AMMConfig(nets="digits", components=1)
+    readings = AMM(config, SPEC, Noise.seeded(0)).instruments(_batch())
+    assert "means_apart" not in readings and float(readings["entropy_y"]) == 0
+
+
+def test_readings_change_no_result(make_trial: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {"method": "models.amm:AMM", "data": "digits", "steps": 6, "validate": 2, "batch": 20}
+    config = {"nets": "digits", "components": 10}
+
+    def finished() -> Run:
+        run = Run(replace(make_trial(**fields), config=config), CPU)
+        run.advance(lambda: False, lambda step, steps: None, lambda run: None)
+        return run
+
+    read = finished()
+    assert [set(point["instruments"]) >= {"overlap", "slope_z"} for point in read.curve] == [True] * 3
+    again = finished()
+    assert again.curve == read.curve
+    monkeypatch.setattr(AMM, "instruments", lambda self, batch: {"x": torch.tensor(math.nan)})
+    other = finished()
+    assert weights_digest(other.method) == weights_digest(read.method)
+    assert [point["instruments"] for point in other.curve] == [{}] * 3  # what is not finite is left out
