@@ -30,22 +30,34 @@ def synthesis_loss(logit_p: Tensor, saturating: bool = False) -> Tensor:
     return -F.softplus(logit_p).mean() if saturating else F.softplus(-logit_p).mean()
 
 
-def gradient_penalty(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor], u: Tensor) -> Tensor:
-    """Eq. 18: E (‖∇_{x,y,z} D‖₂ - 1)², one norm over x, y and z together, at points between the two sides.
+def gradient_penalty(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor], u: Tensor, joint: bool = True) -> Tensor:
+    """Eq. 18: E (‖∇_{x,y,z} D‖₂ - 1)² at points between the two sides.
 
     Args:
         logit: D's logit of (x, y, z), or of the pair (x, z) of a model without y.
         q, p: tuples from both sides; no gradient flows to them.
         u: position on the straight line of each pair, in [0, 1], [B].
+        joint: one norm over x, y and z together, as section 4.1 says; otherwise each has its own, and their penalties are added.
     """
-    return (slope_norms(logit, q, p, u) - 1).square().mean()
+    squares = slope_squares(logit, q, p, u)
+    norms = [_root(sum(squares[1:], squares[0]))] if joint else [_root(square) for square in squares]
+    return sum(((norm - 1).square().mean() for norm in norms), torch.zeros((), device=u.device))
 
 
 def slope_norms(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor], u: Tensor) -> Tensor:
     """‖∇_{x,y,z} D‖₂ of Eq. 18, [B]; arguments as above."""
+    squares = slope_squares(logit, q, p, u)
+    return _root(sum(squares[1:], squares[0]))
+
+
+def slope_squares(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor], u: Tensor) -> list[Tensor]:
+    """‖∇ D‖₂² of each variable between the sides, [B] each; arguments as above."""
     points = [_between(a, b, u).requires_grad_() for a, b in zip(q, p, strict=True)]
     gradients = torch.autograd.grad(logit(*points).sum(), points, create_graph=True)
-    squared = sum((g.flatten(1).square().sum(1) for g in gradients), torch.zeros_like(u))
+    return [gradient.flatten(1).square().sum(1) for gradient in gradients]
+
+
+def _root(squared: Tensor) -> Tensor:
     return torch.sqrt(squared + 1e-12)  # the root has no derivative at 0, where a dead discriminator sits
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from models import instruments
 from models.adversarial import discriminator_loss, gradient_penalty, inference_loss, roth_penalty, synthesis_loss
 from models.latent import one_hot, straight_through
-from models.layers import Net
+from models.layers import Layer, Net
 from models.method import Batch, Method, Spec
 from models.noise import Noise
 from models.prior import Kind, build_prior
@@ -34,7 +34,9 @@ class AMMConfig:
     components: int = 10  # K (section 4.2)
     factorisation: Literal[6, 7, 15] = 7  # Eq. 7 as Tables 3 and 7 draw it; Eq. 6 as Algorithm 1 writes it; Eq. 15
     prior: Kind = "learned"  # p(z | y), Table 4
-    separation: float = 4.0  # distance from the origin of the means of the "fixed" prior; ours
+    separation: float = (
+        4.0  # distance from the origin of the means of the "fixed" prior, at the start of "separated"; ours
+    )
     y_sample: Literal["softmax", "straight_through"] = "softmax"  # what D sees of q(y | x); Eq. 9
     penalty: Literal["gradient", "roth", "none"] = "gradient"  # Eq. 18; Roth et al. (2017), whose γ is the weight
     penalty_weight: float = 10.0  # λ for MNIST (section 4.1)
@@ -42,6 +44,8 @@ class AMMConfig:
     penalty_between: Literal["sides", "origins"] = (
         "sides"  # q's and p's tuples, which D compares; section 4.1's wording
     )
+    penalty_norm: Literal["joint", "each"] = "joint"  # section 4.1: one norm of the gradient in x, y and z; or one each
+    penalty_on: Literal["logit", "probability"] = "logit"  # what D is in Eq. 18; not said in the paper
     schedule: Literal["simultaneous", "alternating"] = "simultaneous"  # section 2.3, ALI
     d_steps: int = 1  # updates of D per update of the generators, alternating only; not said in the paper
     saturating: bool = False  # generators minimise Eq. 13 itself instead of Algorithm 2's losses
@@ -51,6 +55,7 @@ class AMMConfig:
     beta2: float = 0.999  # Kingma & Ba; not said in the paper
     momentum: float = 0.1  # of running statistics; PyTorch's default
     init_std: float = 0.02  # kernels ~ N(0, init_std²) (section 4)
+    y_log_variance: float = 0.0  # where the bias of yσ starts, which no data has shaped yet; 0 is noise of std 1
     g_dropout: float = 1.0  # factor on the tables' probabilities in encoder, prior and decoder; 0 leaves dropout out
     d_dropout: float = 1.0  # the same in D
     pool_first: bool = False  # pool before normalisation and activation, as the columns stand in Tables 7 and 10
@@ -85,6 +90,10 @@ class AMM(Method):
         self.prior = build_prior(c.prior, nets, k, c.separation, noise, **options)  # Gz(y)
         self.decoder = Net(nets.DECODER, k, noise, **options)  # Gx(y, Gz(y))
         self.discriminator = Net(nets.DISCRIMINATOR, k, noise, **options | {"dropout": c.d_dropout})
+
+        with torch.no_grad():
+            branch = self.encoder_y if c.factorisation == 6 else self.encoder
+            cast(Tensor, cast(Layer, branch.layers["yσ"]).bias).fill_(c.y_log_variance)
 
         self.d_parameters = list(self.discriminator.parameters())
         self.g_parameters = [p for name, p in self.named_parameters() if not name.startswith("discriminator")]
@@ -139,10 +148,12 @@ class AMM(Method):
         dropout = noise if c.penalty_dropout else None
 
         def logit(*xyz: Tensor) -> Tensor:
-            return self.logit(xyz, dropout)
+            value = self.logit(xyz, dropout)
+            return value if c.penalty_on == "logit" else torch.sigmoid(value)
 
         if c.penalty == "gradient":
-            return c.penalty_weight * gradient_penalty(logit, q, p, noise.uniform(len(q[0])))
+            u = noise.uniform(len(q[0]))
+            return c.penalty_weight * gradient_penalty(logit, q, p, u, c.penalty_norm == "joint")
         if c.penalty == "roth":
             return c.penalty_weight * roth_penalty(logit, q, p)
         return q[0].new_zeros(())

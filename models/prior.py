@@ -11,14 +11,14 @@ from models.latent import bayes_classify, one_hot, separated_means
 from models.layers import Layer, Net
 from models.noise import Noise
 
-Kind = Literal["learned", "learned_variance", "fixed", "standard"]
+Kind = Literal["learned", "learned_variance", "separated", "fixed", "standard"]
 
 
 class MixturePrior(nn.Module):
     """A mixture of K Gaussians with unit or learned variance.
 
     Args:
-        net: Gz(y) of Table 4 or 8, a network with rows zμ, zσ and z; or the fixed means, float [K, d].
+        net: Gz(y) of Table 4 or 8, a network with rows zμ, zσ and z; or the means, float [K, d], fixed or a parameter.
         k: number of components; p(y) is uniform until `p_y` is overwritten (SAMM sets the label frequencies).
     """
 
@@ -30,7 +30,8 @@ class MixturePrior(nn.Module):
         self.k = k
         self.net = net if isinstance(net, Net) else None
         self.register_buffer("p_y", torch.full((k,), 1 / k))
-        self.register_buffer("fixed_mean", torch.empty(0) if isinstance(net, Net) else net)
+        self.mean = net if isinstance(net, nn.Parameter) else None
+        self.register_buffer("fixed_mean", net if type(net) is Tensor else torch.empty(0))
 
     def sample_y(self, n: int, noise: Noise) -> Tensor:
         """y ~ p(y), int64 [n]."""
@@ -40,14 +41,15 @@ class MixturePrior(nn.Module):
         """Eq. 12, z = μ(y) + σ(y) ⊙ ε, [B, d, 1, 1], for categories int64 [B]."""
         if self.net is not None:
             return self.net(noise, y=one_hot(y, self.k))["z"]
-        mean = self.fixed_mean[y]
+        mean = (self.fixed_mean if self.mean is None else self.mean)[y]
         return (mean + noise.normal(*mean.shape))[:, :, None, None]
 
     @torch.no_grad()
     def moments(self) -> tuple[Tensor, Tensor]:
         """Means and log-variances of the components, each [K, d], with the running statistics of Table 4."""
         if self.net is None:
-            return self.fixed_mean, torch.zeros_like(self.fixed_mean)
+            mean = self.fixed_mean if self.mean is None else self.mean.detach()
+            return mean, torch.zeros_like(mean)
         was_training = self.net.training
         eye = torch.eye(self.k, device=self.p_y.device)
         mean = self.net.eval()(None, y=eye)["zμ"].flatten(1)
@@ -68,7 +70,8 @@ def build_prior(kind: Kind, nets: object, k: int, separation: float, noise: Nois
 
     Args:
         kind: "learned" (Table 4, unit variance), "learned_variance" (Table 8), "fixed" (means of ours, `separation` apart
-            from the origin, unit variance; section 2.2 allows a known prior) or "standard" (N(0, I) for every y, Eq. 16).
+            from the origin, unit variance; section 2.2 allows a known prior), "separated" (learned, unit variance, from these
+            means on) or "standard" (N(0, I) for every y, Eq. 16).
         nets: module of layer tables with PRIOR, PRIOR_VARIANCE and DECODER.
         options: passed on to `Net`.
     """
@@ -77,6 +80,6 @@ def build_prior(kind: Kind, nets: object, k: int, separation: float, noise: Nois
         prior = MixturePrior(Net(table, k, noise, **options), k)
     else:
         dimensions = next(row.channels for row in vars(nets)["DECODER"].rows(k) if row.name == "z")
-        mean = separated_means(k, dimensions, separation) if kind == "fixed" else torch.zeros(k, dimensions)
-        prior = MixturePrior(mean, k)
+        mean = torch.zeros(k, dimensions) if kind == "standard" else separated_means(k, dimensions, separation)
+        prior = MixturePrior(nn.Parameter(mean) if kind == "separated" else mean, k)
     return prior.to(noise.device)

@@ -86,6 +86,8 @@ def test_gradient_penalty_of_a_linear_discriminator() -> None:
     assert torch.allclose(got, (W.norm() - 1) ** 2)
     separate = torch.stack([(w.norm() - 1) ** 2 for w in (W[:4], W[4:7], W[7:])])
     assert not torch.allclose(got, separate.mean()) and not torch.allclose(got, separate.sum())
+    each = gradient_penalty(lambda x, y, z: _flat(x, y, z) @ W, _tuple(1), _tuple(2), u, joint=False)
+    assert torch.allclose(each, separate.sum())
 
 
 def test_gradient_penalty_of_a_zero_discriminator_is_one_and_differentiable() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -334,16 +335,54 @@ def test_penalty_between_origins_pairs_real_and_prior_with_synthesised_and_infer
         assert torch.equal(losses[name], others[name])
 
 
+LINE = [torch.linspace(0.1, 0.4, 2), torch.linspace(-0.5, 0.9, 3), torch.full((2,), 0.2)]
+
+
+@pytest.mark.parametrize("norm", ["joint", "each"])
+@pytest.mark.parametrize(("of", "factor"), [("logit", 1.0), ("probability", 0.25)])  # sigmoid'(0) = 1/4
+def test_penalty_norm_and_what_it_is_of(norm: str, of: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A D whose logit is a line, so that both penalties are known."""
+    model = _amm(**PLAIN, penalty_norm=norm, penalty_on=of, penalty_weight=1.0)
+    line = lambda xyz, noise: sum(v.flatten(1) @ w for v, w in zip(xyz, LINE, strict=True))
+    monkeypatch.setattr(model, "logit", line)
+    x, y, z = (torch.zeros(4, n, 1, 1) for n in (2, 3, 2))
+    slopes = [factor * w.norm().item() for w in LINE]
+    joint = (sum(slope**2 for slope in slopes) ** 0.5 - 1) ** 2
+    expected = joint if norm == "joint" else sum((slope - 1) ** 2 for slope in slopes)
+    assert model.penalty((x, y, z), (x, y, z), Noise.seeded(1)).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("factorisation", [6, 7, 15])
+def test_the_noise_of_y_starts_where_the_config_says(factorisation: int) -> None:
+    config = {"factorisation": factorisation, "init_std": 1e-6}
+    quiet, loud = (_amm(**config, y_log_variance=value) for value in (-2.0, 2.0))
+    spreads = [model.encode(_x(n=1000), Noise.seeded(4))["yσ"].std().item() for model in (quiet, loud)]
+    assert spreads == [pytest.approx(math.exp(-1), rel=0.05), pytest.approx(math.exp(1), rel=0.05)]
+
+
+@pytest.mark.parametrize(("side", "factor"), [("g", 0.0), ("d", 0.0), ("g", 2.0)])
+def test_dropout_can_be_left_out_of_either_player(side: str, factor: float) -> None:
+    model = _amm("mnist", **{f"{side}_dropout": factor})
+    rates = {
+        "d": {row.dropout for row in model.discriminator.rows},
+        "g": {row.dropout for net in (model.encoder, model.decoder, model.prior.net) for row in net.rows},  # type: ignore[union-attr]
+    }
+    assert rates.pop(side) == {0.0, 0.2 * factor}
+    assert rates == {name: {0.0, 0.2} for name in rates}
+
+
 # variants
 
 
 VARIANTS: list[dict[str, Any]] = [
     *({"factorisation": f} for f in (6, 7, 15)),
-    *({"prior": p} for p in ("learned", "learned_variance", "fixed", "standard")),
+    *({"prior": p} for p in ("learned", "learned_variance", "separated", "fixed", "standard")),
     *({"penalty": p} for p in ("gradient", "roth", "none")),
     *({"y_sample": "straight_through", "factorisation": f} for f in (6, 7)),
     {"penalty_dropout": False},
     {"penalty_between": "origins"},
+    {"penalty_norm": "each", "penalty_on": "probability"},
+    {"y_log_variance": 2.0, "g_dropout": 0.0, "d_dropout": 0.0},
     {"saturating": True},
     {"schedule": "alternating", "d_steps": 2, "factorisation": 6, "prior": "fixed"},
     {"schedule": "alternating", "penalty": "none"},

@@ -14,7 +14,7 @@ from models.layers import Layer
 from models.noise import Noise
 from models.prior import Kind, MixturePrior, build_prior
 
-KINDS: list[Kind] = ["learned", "learned_variance", "fixed", "standard"]
+KINDS: list[Kind] = ["learned", "learned_variance", "separated", "fixed", "standard"]
 
 
 def _layer(prior: MixturePrior, name: str) -> tuple[Layer, Tensor]:
@@ -41,6 +41,16 @@ def test_fixed_means_are_separated_and_of_unit_variance() -> None:
     assert torch.equal(mean, separated_means(10, 64, 3.0))
     assert torch.equal(log_variance, torch.zeros(10, 64))
     assert not list(prior.parameters())
+
+
+def test_separated_means_start_apart_and_learn() -> None:
+    prior = _prior("separated", mnist, 10)
+    assert torch.equal(prior.moments()[0], separated_means(10, 64, 3.0))
+    y = torch.tensor([2, 2, 5])
+    prior.sample_z(y, Noise.seeded(2)).sum().backward()
+    (mean,) = prior.parameters()
+    assert mean.grad is not None
+    assert mean.grad.sum(1).tolist() == [0, 0, 128, 0, 0, 64, 0, 0, 0, 0]  # of 64 dimensions, once for each z
 
 
 def test_learned_variance_is_a_row_of_weights() -> None:
@@ -107,7 +117,7 @@ def test_moments_leave_the_mode_and_the_statistics(kind: Kind, training: bool) -
     assert not mean.requires_grad and not log_variance.requires_grad
 
 
-@pytest.mark.parametrize("kind", ["learned_variance", "fixed"])
+@pytest.mark.parametrize("kind", ["learned_variance", "separated", "fixed"])
 def test_classify_is_brute_force(kind: Kind) -> None:
     prior = _prior(kind, std=1.5)
     prior.p_y.copy_(torch.tensor([0.05, 0.15, 0.3, 0.5]))
