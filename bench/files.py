@@ -10,10 +10,10 @@ from uuid import uuid4
 from bench.errors import UserError
 
 
-def write_output(path: Path, text: str) -> None:
+def write_output(path: Path, content: str | bytes) -> None:
     """`write_atomic` for a file that the user named; UserError if it cannot be written."""
     try:
-        write_atomic(path, text.encode())
+        write_atomic(path, content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); choose another file") from None
 

@@ -1,0 +1,174 @@
+"""What one setting at a time does: a suite's records as a table of effects and a sheet of curves.
+
+    python -m bench.study --suite ablation_digits --out docs/ablation_digits
+
+writes docs/ablation_digits.md and .png. Each row of such a suite changes one thing in its first row, the base. Scores are those
+of the suite's metric; where that is of the validation split, no choice made from them has seen a test label.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from bench.errors import UserError
+from bench.files import write_output
+from bench.lines import ABSENT, stored
+from bench.statistics import Record, lookup, summarise, welch
+from bench.suite import Row, Suite, load_suite
+
+QUARTERS = (0.25, 0.5, 0.75, 1.0)
+READINGS = ("overlap", "slope", "entropy_y", "entropy_y_given_x", "means_apart", "reconstruction")
+COLUMNS = ("live", *READINGS)  # of the sheet, beside the score
+
+
+def records_of(suite: Suite, roots: Iterable[Path], budget: str) -> dict[str, list[Record]]:
+    """The final records of each row that has any, in the suite's order; of two for one trial the first root's."""
+    found: dict[tuple[str, int], Record] = {}
+    for root in roots:
+        for record in stored(root, suite, budget, any_seed=True)[0]:
+            if record["status"] in ("done", "diverged"):
+                found.setdefault((record["trial"]["row"], record["trial"]["seed"]), record)
+    by_row = {row.row: [found[key] for key in sorted(found) if key[0] == row.row] for row in suite.rows}
+    return {row: records for row, records in by_row.items() if records}
+
+
+def curve(record: Record, metric: str) -> list[float | None]:
+    """A score such as "validation.majority", or a reading of the instruments, at every scoring."""
+    group, _, name = metric.rpartition(".")
+    return [point.get(group or "instruments", {}).get(name) for point in (record["result"] or {}).get("curve", [])]
+
+
+def _at(record: Record, metric: str, part: float) -> float | None:
+    values = curve(record, metric)
+    return values[max(0, round(part * len(values)) - 1)] if values else None
+
+
+def _text(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    return summarise(known).text(digits) if known else ABSENT
+
+
+def _difference(metric: str, mine: Sequence[Record], base: Sequence[Record]) -> str:
+    """Difference of the means at the end, and Welch's p."""
+    one, other = ([v for r in records if (v := lookup(r, "last", metric)) is not None] for records in (mine, base))
+    if min(len(one), len(other)) < 2:
+        return ABSENT
+    a, b = summarise(one), summarise(other)
+    p = welch(a.mean, a.std or 0.0, a.n, b.mean, b.std or 0.0, b.n)
+    return f"{a.mean - b.mean:+.1f} (p {p:.2g})"
+
+
+def table(suite: Suite, found: dict[str, list[Record]]) -> str:
+    """Markdown: one line per row with records; the score at each quarter of the training, and readings at the end."""
+    base = next(iter(found.values()))
+    rows = [_line(suite, row, found[row.row], base) for row in suite.rows if row.row in found]
+    titles = ["setting", "n", *(f"at {part:.0%}" for part in QUARTERS), "against the base", "live", *READINGS]
+    return tabulate(rows, titles, tablefmt="github", disable_numparse=True)
+
+
+def _line(suite: Suite, row: Row, records: list[Record], base: list[Record]) -> list[str]:
+    done = [record for record in records if record["status"] == "done"]
+    failed = len(records) - len(done)
+    n = f"{len(done)}" + (f", {failed} diverged" if failed else "")
+    split = suite.metric.partition(".")[0]
+    quarters = [_text([_at(record, suite.metric, part) for record in done], 1) for part in QUARTERS]
+    difference = ABSENT if records is base else _difference(suite.metric, done, base)
+    live = _text([_at(record, f"{split}.live", 1.0) for record in done], 1)
+    readings = [_text([_at(record, name, 1.0) for record in done], 3) for name in READINGS]
+    return [row.label.replace("|", r"\|"), n, *quarters, difference, live, *readings]
+
+
+def render(suite: Suite, found: dict[str, list[Record]], sheet: str) -> str:
+    """The page: heading, table, the sheet of curves by its file name, notes."""
+    trials = [record["trial"] for records in found.values() for record in records]
+    steps = " or ".join(f"{n:,}" for n in sorted({trial["steps"] for trial in trials}))
+    heading = (
+        f"## {suite.title}\n\nSuite {suite.suite}, data {suite.data}, {steps} steps of {trials[0]['batch']} unless a row says "
+        f"otherwise. Score: {suite.metric}, in percent, mean ± std over n seeds at quarters of the training; readings of the "
+        "last step (`models/instruments.py`). Every row changes one thing in the first. p is Welch's; with so many comparisons "
+        "one in twenty is below 0.05 by chance."
+    )
+    notes = "\n".join(f"- {note}" for note in suite.notes)
+    picture = f"![A line of panels for each setting: the score and the readings over the training]({sheet})"
+    return "\n\n".join(part for part in (heading, table(suite, found), picture, notes) if part) + "\n"
+
+
+def draw(suite: Suite, found: dict[str, list[Record]], file: Any) -> None:
+    """The sheet as PNG: a line of panels per row, each seed a thin line, their mean a thick one, the base's mean dashed."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    split = suite.metric.partition(".")[0]
+    columns = [suite.metric, *(f"{split}.live" if name == "live" else name for name in COLUMNS)]
+    base = next(iter(found.values()))
+    size = (2.0 * len(columns), 1.3 * len(found) + 0.8)
+    figure, axes = pyplot.subplots(len(found), len(columns), figsize=size, squeeze=False, sharex=False, sharey="col")
+    labels = {row.row: row.label for row in suite.rows}
+    for line, (row, records) in zip(axes, found.items(), strict=True):
+        for axis, name in zip(line, columns, strict=True):
+            _panel(axis, records, base, name)
+        line[0].set_ylabel(labels[row], fontsize=7, rotation=0, ha="right", va="center")
+    for axis, name in zip(axes[0], columns, strict=True):
+        axis.set_title(name.rpartition(".")[2].replace("_", " "), fontsize=8)
+    figure.tight_layout(pad=0.4)
+    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def _panel(axis: Any, records: Sequence[Record], base: Sequence[Record], name: str) -> None:
+    axis.tick_params(labelsize=6)
+    for pool, thin, style in (
+        (base, False, {"color": "0.5", "linestyle": "--"}),
+        (records, True, {"color": "#0072b2"}),
+    ):
+        lines = [(_steps(r), curve(r, name)) for r in pool if r["status"] == "done"]
+        lines = [(steps, values) for steps, values in lines if None not in values]
+        for steps, values in lines if thin else ():
+            axis.plot(steps, values, linewidth=0.4, alpha=0.6, **style)
+        if lines:
+            mean = [sum(column) / len(column) for column in zip(*(values for _, values in lines), strict=True)]
+            axis.plot(lines[0][0], mean, linewidth=1.4, **style)
+
+
+def _steps(record: Record) -> list[int]:
+    return [point["step"] for point in record["result"]["curve"]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 written, 2 bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.study", description="Table and curves of a suite of variants."
+    )
+    parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
+    parser.add_argument("--budget", default="paper", help="default: %(default)s")
+    parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="your records (default: %(default)s)")
+    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, required=True, help="the two files to write, without .md and .png")
+    options = parser.parse_args(argv)
+    try:
+        suite = load_suite(options.suite)
+        found = records_of(suite, (options.reference, options.runs), options.budget)
+        if not found:
+            where = f"{options.reference} or {options.runs}"
+            raise UserError(f"no finished trial of suite {suite.suite} below {where}; run it first with bench.run")
+        picture, sheet = io.BytesIO(), options.out.with_suffix(".png")
+        draw(suite, found, picture)
+        write_output(options.out.with_suffix(".md"), render(suite, found, sheet.name))
+        write_output(sheet, picture.getvalue())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The table of effects and the sheet of curves, from records made by hand."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import record, study
+from bench.plan import trials
+from bench.suite import Suite, load_suite
+
+SUITE = """
+suite: {name}
+title: One at a time
+artefact: Ours
+data: synthetic
+task: clustering
+metric: validation.majority
+validation: 30
+seeds: 0-2
+margin: 1.0
+batch: 10
+budgets:
+  paper: {{steps: 8, validate: 2, comparable: true}}
+notes: ["A note."]
+rows:
+  - {{row: base, label: base, method: "models.kmeans_toy:Toy"}}
+  - {{row: other, label: "other | setting", method: "models.kmeans_toy:Toy", config: {{rate: 0.5}}}}
+"""
+SCORES = {"base": (40.0, 30.0, 20.0, 10.0), "other": (40.0, 40.0, 30.0, 30.0)}
+
+
+@pytest.fixture
+def suite(tmp_path: Path, toy: Any) -> Suite:
+    path = tmp_path / "study_toy.yaml"
+    path.write_text(SUITE.format(name="study_toy").replace("models.kmeans_toy", toy.__name__))
+    return load_suite(path)
+
+
+def _store(root: Path, suite: Suite, fails: Callable[[str, int], bool] = lambda row, seed: False) -> None:
+    for trial in trials(suite, "paper"):
+        curve = [
+            {
+                "step": 2 * (i + 1),
+                "losses": {},
+                "instruments": {"overlap": 0.1 * i},
+                "validation": {"majority": score + trial.seed, "live": 3},
+                "test": {"majority": score},
+            }
+            for i, score in enumerate(SCORES[trial.row])
+        ]
+        result = {"last": curve[-1], "curve": curve}
+        status = "diverged" if fails(trial.row, trial.seed) else "done"
+        found = record.new_record(trial, status, result=result)
+        record.write(record.record_path(root, trial), found)
+
+
+def test_the_table_shows_quarters_differences_and_readings(tmp_path: Path, suite: Suite) -> None:
+    _store(tmp_path / "runs", suite, lambda row, seed: row == "other" and seed == 2)
+    found = study.records_of(suite, [tmp_path / "none", tmp_path / "runs"], "paper")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in study.table(suite, found).splitlines()]
+    assert lines[0][:7] == ["setting", "n", "at 25%", "at 50%", "at 75%", "at 100%", "against the base"]
+    assert lines[2][:7] == ["base", "3", "41.0 ± 1.0", "31.0 ± 1.0", "21.0 ± 1.0", "11.0 ± 1.0", "–"]
+    other = study.table(suite, found).splitlines()[3]
+    assert r"other \| setting" in other and "2, 1 diverged" in other and "30.5 ± 0.7" in other
+    assert "+19.5 (p " in other
+    assert lines[2][7:9] == ["3.0 ± 0.0", "0.300 ± 0.000"]
+
+
+def test_the_first_root_wins_and_other_statuses_are_left_out(tmp_path: Path, suite: Suite) -> None:
+    _store(tmp_path / "a", suite, lambda row, seed: True)
+    _store(tmp_path / "b", suite)
+    found = study.records_of(suite, [tmp_path / "a", tmp_path / "b"], "paper")
+    assert {r["status"] for records in found.values() for r in records} == {"diverged"}
+    trial = trials(suite, "paper")[0]
+    record.write(record.record_path(tmp_path / "c", trial), record.new_record(trial, "interrupted"))
+    assert study.records_of(suite, [tmp_path / "c"], "paper") == {}
+
+
+def test_a_page_and_a_picture_are_written(
+    tmp_path: Path, suite: Suite, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _store(tmp_path / "runs", suite)
+    arguments = ["--suite", str(suite.source.file), "--runs", str(tmp_path / "runs"), "--reference", str(tmp_path)]
+    assert study.main([*arguments, "--out", str(tmp_path / "docs" / "page")]) == 0
+    text = (tmp_path / "docs" / "page.md").read_text()
+    assert "## One at a time" in text and "(page.png)" in text and "- A note." in text
+    picture = (tmp_path / "docs" / "page.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+    assert study.main([*arguments, "--out", str(tmp_path / "docs" / "page")]) == 0
+    assert (tmp_path / "docs" / "page.png").read_bytes() == picture  # the same records, the same bytes
+
+
+def test_without_records_it_says_what_to_run(tmp_path: Path, suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--suite", str(suite.source.file), "--runs", str(tmp_path), "--reference", str(tmp_path)]
+    assert study.main([*arguments, "--out", str(tmp_path / "page")]) == 2
+    assert "no finished trial of suite study_toy" in capsys.readouterr().err
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_panels_show_every_seed_and_both_means(tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import axes
+
+    drawn: list[tuple[str, list[float]]] = []
+    plot = axes.Axes.plot
+    monkeypatch.setattr(
+        axes.Axes,
+        "plot",
+        lambda self, x, y, **style: drawn.append((style["color"], list(y))) or plot(self, x, y, **style),
+    )
+    _store(tmp_path, suite)
+    study.draw(suite, study.records_of(suite, [tmp_path], "paper"), io.BytesIO())
+    scores = [line for line in drawn if line[1][0] >= 40]
+    assert scores.count(("0.5", [41.0, 31.0, 21.0, 11.0])) == 2  # the base's mean, in both lines of panels
+    assert scores.count(("#0072b2", [41.0, 41.0, 31.0, 31.0])) == 2  # other's mean, and its seed 1, which equals it
+    assert ("#0072b2", [42.0, 42.0, 32.0, 32.0]) in scores
