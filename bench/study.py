@@ -57,7 +57,8 @@ def _text(values: Sequence[float | None], digits: int) -> str:
 
 def _difference(metric: str, mine: Sequence[Record], base: Sequence[Record]) -> str:
     """Difference of the means at the end, and Welch's p."""
-    one, other = ([v for r in records if (v := lookup(r, "last", metric)) is not None] for records in (mine, base))
+    ended = ([record for record in records if record["status"] == "done"] for records in (mine, base))
+    one, other = ([v for r in records if (v := lookup(r, "last", metric)) is not None] for records in ended)
     if min(len(one), len(other)) < 2:
         return ABSENT
     a, b = summarise(one), summarise(other)
@@ -79,7 +80,7 @@ def _line(suite: Suite, row: Row, records: list[Record], base: list[Record]) -> 
     n = f"{len(done)}" + (f", {failed} diverged" if failed else "")
     split = suite.metric.partition(".")[0]
     quarters = [_text([_at(record, suite.metric, part) for record in done], 1) for part in QUARTERS]
-    difference = ABSENT if records is base else _difference(suite.metric, done, base)
+    difference = ABSENT if records is base else _difference(suite.metric, records, base)
     live = _text([_at(record, f"{split}.live", 1.0) for record in done], 1)
     readings = [_text([_at(record, name, 1.0) for record in done], 3) for name in READINGS]
     return [row.label.replace("|", r"\|"), n, *quarters, difference, live, *readings]
