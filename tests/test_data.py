@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import data, sources
+from bench import data, official, sources
 from bench.data import Dataset
 from bench.errors import UserError
 from bench.official import Stored
@@ -36,6 +36,16 @@ def _stripe(x: Tensor) -> Tensor:
 
 
 # the embedded sets
+
+
+def test_mnist14_is_the_mean_of_four_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.arange(2 * 784).view(2, 1, 28, 28).remainder(256).to(torch.uint8)
+    y = torch.tensor([3, 4])
+    monkeypatch.setattr(official, "mnist", lambda root, extra: Stored(x, y, x.flip(0), y))
+    got = sources.read("mnist14", None, False)
+    by_hand = x.double().view(2, 1, 14, 2, 14, 2).mean((3, 5)).round().to(torch.uint8)
+    assert got.x.dtype == torch.uint8 and torch.equal(got.x, by_hand) and torch.equal(got.x_test, by_hand.flip(0))
+    assert torch.equal(got.y, y) and SOURCES["mnist14"].shape == tuple(got.x.shape[1:])
 
 
 @pytest.mark.parametrize("name", SMALL)

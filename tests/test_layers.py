@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import digits, mnist, plane, svhn
+from models import digits, mnist, mnist14, plane, svhn
 from models.layers import Layer, Net, describe, main
 from models.noise import Noise
 from models.tables import Amendment, Row, Table, TableError, amend
@@ -24,7 +24,7 @@ X = "x - 2 - - - - -"
 MNIST = {name: getattr(mnist, name) for name in ("ENCODER", "PRIOR", "DECODER", "DISCRIMINATOR")}
 ALL = {
     f"{module.__name__}.{name}": table
-    for module in (mnist, digits, plane, svhn)
+    for module in (mnist, mnist14, digits, plane, svhn)
     for name, table in vars(module).items()
     if isinstance(table, Table)
 }
