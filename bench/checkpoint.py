@@ -43,7 +43,7 @@ def load(path: Path, digest: str) -> tuple[State | None, list[str]]:
     for candidate in (path, _previous(path)):
         if not candidate.exists():
             continue
-        state = _read(candidate)
+        state = read(candidate)
         if state is not None and state.get("digest") == digest:
             return state, remarks
         problem = "damaged" if state is None else "of another configuration"
@@ -73,7 +73,7 @@ def _previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def _read(path: Path) -> State | None:
+def read(path: Path) -> State | None:
     """The state in a file, on the CPU, or None if a single bit of it is not as written."""
     head, _, payload = path.read_bytes().partition(b"\n")
     if hashlib.sha256(payload).hexdigest().encode() != head:

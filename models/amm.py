@@ -238,6 +238,11 @@ class AMM(Method):
         h = self.encode(x, None)
         return self.decoder(None, y=h["y"], z=h["zμ"])["x"]
 
+    def interpolate(self, a: Tensor, b: Tensor, t: float) -> Tensor:
+        """Images from codes (y, z) at `t` in [0, 1] of the way from those of a to those of b, [B, C, H, W]."""
+        h, k = self.encode(a, None), self.encode(b, None)
+        return self.decoder(None, y=h["y"].lerp(k["y"], t), z=h["zμ"].lerp(k["zμ"], t))["x"]
+
 
 def _joint(q: Tuple3, p: Tuple3) -> list[Tensor]:
     """x, y and z of both sides, q first, each [2B, ...]."""

@@ -1,0 +1,315 @@
+"""Pictures of a trained trial, after the paper's Figures 2-4, and of a whole suite.
+
+    python -m bench.run --suite digits_unsup --only amm --seeds 0 --keep-weights
+    python -m bench.figures --suite digits_unsup --row amm --seed 0
+    python -m bench.figures --suite digits_unsup
+
+The first form needs the weights that `--keep-weights` leaves; without a row all rows are drawn beside their published values.
+Each picture is a PNG and an SVG in results/figures/<suite>/<row>/, and README.md there says in words what each shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.data import Dataset, load_for
+from bench.errors import UserError
+from bench.files import write_output
+from bench.lines import line, stored
+from bench.plan import trials
+from bench.record import record_path
+from bench.seeds import derive
+from bench.statistics import Record
+from bench.suite import Suite, Trial, load_suite
+from bench.trained import Trained, load
+from models.noise import Noise
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, the yellow darkened, and two greys
+COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#b5a000", "#0072b2", "#d55e00", "#cc79a7", "#999999", "#555555")
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "svg.hashsalt": "amm-bench",  # names inside an SVG are then the same every time
+    "svg.fonttype": "none",  # words stay words
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+EACH = 10  # images of a component, pairs of a reconstruction, points of an interpolation
+PROJECTED = 2000  # test images in the t-SNE projection
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of matplotlib with its file name and what it shows, in words."""
+
+    name: str
+    alt: str
+    figure: Any
+
+
+def _figure(width: float, height: float) -> Any:
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update(STYLE)
+    return pyplot.figure(figsize=(width, height), layout="constrained")
+
+
+def _grid(axis: Any, images: Sequence[Tensor | None], columns: int) -> None:
+    """Images [C, H, W] in [0, 1] in rows of `columns`, with a white line between; None leaves a place empty."""
+    channels, height, width = next(image.shape for image in images if image is not None)
+    rows = -(-len(images) // columns)
+    sheet = np.ones((rows * (height + 1) - 1, columns * (width + 1) - 1, channels))
+    for place, image in enumerate(images):
+        if image is not None:
+            top, left = (place // columns) * (height + 1), (place % columns) * (width + 1)
+            sheet[top : top + height, left : left + width] = image.permute(1, 2, 0).clamp(0, 1).cpu().numpy()
+    axis.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+
+
+class Pictures:
+    """The pictures of one trained trial; those that its method cannot make raise TypeError."""
+
+    def __init__(self, trained: Trained, dataset: Dataset) -> None:
+        self.method, self.trial, self.record, self.data = trained.method, trained.trial, trained.record, dataset
+        self.x = dataset.x_test.float() * dataset.scale
+        self.k = int(self.trial.config.get("components", dataset.spec.n_classes))
+        with torch.no_grad():
+            self.clusters = torch.cat([self.method.predict(x) for x in self.x.split(250)])
+
+    def _noise(self, name: str) -> Noise:
+        return Noise.seeded(derive("figures", self.trial.init_seed, name), self.x.device)
+
+    def components(self) -> Picture:
+        """Figures 2a, 3a, 4a and 4b."""
+        noise = self._noise("components")
+        figure = _figure(6.0, 0.29 * self.k + 0.3)
+        left, right = figure.subplots(1, 2)
+        members: list[Tensor | None] = []
+        for k in range(self.k):
+            found = self.x[self.clusters == k][:EACH]
+            members += [*found, *[None] * (EACH - len(found))]
+        drawn: list[Tensor | None] = []
+        for k in range(self.k):
+            drawn += [*self.method.sample(torch.full((EACH,), k, device=self.x.device), noise)]  # type: ignore[operator]
+        for axis, title, images in (
+            (left, "test images", members),
+            (right, "drawn from the component", drawn),
+        ):
+            _grid(axis, images, EACH)
+            axis.set_title(title)
+        height = self.x.shape[2] + 1
+        left.set_yticks([k * height + height / 2 for k in range(self.k)], [str(k) for k in range(self.k)])
+        left.tick_params(length=0)
+        alt = f"One row for each of {self.k} components: on the left test images given to it, on the right images drawn from it"
+        return Picture("components", alt, figure)
+
+    def clusters_by_class(self) -> Picture:
+        """Figures 2b, 3d and 4f: components by class, with the numbers of test images; rows in the order of their class."""
+        counts = np.array(self.record["result"]["confusion"]["predict"])
+        order = sorted(range(len(counts)), key=lambda k: (counts[k].argmax(), -counts[k].max()))
+        figure = _figure(0.42 * counts.shape[1] + 1.0, 0.26 * len(counts) + 0.8)
+        axis = figure.subplots()
+        shade = counts[order] / np.maximum(counts.sum(1)[order, None], 1)
+        axis.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for row, k in enumerate(order):
+            for column, count in enumerate(counts[k]):
+                if count:
+                    dark = "white" if shade[row, column] > 0.6 else "black"
+                    axis.text(column, row, str(count), ha="center", va="center", color=dark, fontsize=6)
+        axis.set_xticks(range(counts.shape[1]))
+        axis.set_yticks(range(len(order)), [str(k) for k in order])
+        axis.set_xlabel("class")
+        axis.set_ylabel("component")
+        alt = "How many test images of each class every component holds; the shade is the share of the component"
+        return Picture("clusters", alt, figure)
+
+    def reconstructions(self) -> Picture:
+        """Figure 2c: originals on the left of each pair."""
+        originals = self.x[: 4 * EACH]
+        again = self.method.reconstruct(originals)  # type: ignore[operator]
+        figure = _figure(5.0, 2.2 * self.x.shape[2] / self.x.shape[3])
+        pairs = [image for pair in zip(originals, again, strict=True) for image in pair]
+        _grid(figure.subplots(), pairs, EACH)
+        return Picture("reconstructions", "Pairs of test images, each followed by its reconstruction", figure)
+
+    def interpolations(self) -> Picture:
+        """Figures 2d, 3c and 4c: between pairs of test images, which stand in the first and last columns."""
+        a, b = self.x[:EACH], self.x[EACH : 2 * EACH]
+        between = [self.method.interpolate(a, b, t) for t in np.linspace(0, 1, EACH)]  # type: ignore[operator]
+        images = [image for row in zip(a, *between, b, strict=True) for image in row]
+        figure = _figure(5.0, 4.2)
+        _grid(figure.subplots(), images, EACH + 2)
+        alt = "Each row goes from one test image, first column, to another, last column, by images made from codes between theirs"
+        return Picture("interpolations", alt, figure)
+
+    def projection(self) -> Picture:
+        """Figures 2e, 3b and 4d."""
+        from sklearn.manifold import TSNE
+
+        x, y = self.x[:PROJECTED], self.data.y_test[:PROJECTED].cpu().numpy()
+        codes = torch.cat([self.method.embed(part) for part in x.split(250)]).cpu().numpy()  # type: ignore[operator]
+        places = TSNE(random_state=0, init="pca", perplexity=min(30, (len(x) - 1) / 3)).fit_transform(codes)
+        figure = _figure(4.5, 4.0)
+        axis = figure.subplots()
+        for label in range(self.data.spec.n_classes):
+            mine = places[y == label]
+            axis.scatter(
+                *mine.T, s=14, color=COLOURS[label % 10], marker=f"${label}$", linewidths=0.1, label=str(label)
+            )
+        axis.set_xticks([])
+        axis.set_yticks([])
+        alt = f"t-SNE of the embeddings of {len(x)} test images; each point is the number of its class"
+        return Picture("projection", alt, figure)
+
+    def made(self) -> list[Picture]:
+        """All pictures that the method can make."""
+        makers: list[Callable[[], Picture]] = [self.components, self.clusters_by_class, self.reconstructions]
+        found = []
+        for make in [*makers, self.interpolations, self.projection]:
+            try:
+                with torch.no_grad():
+                    found.append(make())
+            except (AttributeError, TypeError, NotImplementedError):
+                print(f"{make.__name__}: {self.trial.method} cannot make it", file=sys.stderr)
+        return found
+
+
+def learning_curves(suite: Suite, row: str, records: Sequence[Record]) -> Picture:
+    """The suite's score of every seed at every scoring, with their mean and its band of one std."""
+    group, _, name = suite.metric.rpartition(".")
+    curves = [[(p["step"], p[group][name]) for p in record["result"]["curve"]] for record in records]
+    figure = _figure(4.5, 2.8)
+    axis = figure.subplots()
+    for seed in curves:
+        axis.plot(*zip(*seed, strict=True), color=COLOURS[8], linewidth=0.7)
+    if len({tuple(step for step, _ in seed) for seed in curves}) == 1 and len(curves) > 1:
+        values = np.array([[value for _, value in seed] for seed in curves])
+        steps, mean, std = [step for step, _ in curves[0]], values.mean(0), values.std(0, ddof=1)
+        axis.fill_between(steps, mean - std, mean + std, color=COLOURS[5], alpha=0.2, linewidth=0)
+        axis.plot(steps, mean, color=COLOURS[5], linewidth=1.8)
+    axis.set_ylim(0)
+    axis.set_xlabel("step")
+    axis.set_ylabel(f"{suite.metric}, %")
+    label = next(found.label for found in suite.rows if found.row == row)
+    axis.set_title(f"{label}: {len(curves)} seeds")
+    return Picture(
+        "curves", f"{suite.metric} of {label} over the training, one thin line a seed, their mean and one std", figure
+    )
+
+
+def comparison(suite: Suite, budget: str, records: Sequence[Record]) -> Picture:
+    """Every row's score at the end: each trial a dot, mean and std a bar, the published mean and std a diamond above."""
+    lines = [line(suite, budget, row, records, []) for row in suite.rows]
+    shown = [found for found in lines if found.cells["reference"].summary or found.row.published]
+    figure = _figure(6.0, 0.34 * len(shown) + 0.7)
+    axis = figure.subplots()
+    for place, found in enumerate(reversed(shown)):
+        published, summary = found.row.published, found.cells["reference"].summary
+        if published:
+            style = {"color": COLOURS[6], "marker": "D", "markersize": 4, "capsize": 3, "linestyle": "none"}
+            axis.errorbar(published.mean, place + 0.18, xerr=published.std or None, label="published", **style)
+        if summary:
+            group, _, name = found.metric.rpartition(".")
+            done = [r for r in found.records["reference"] if r["status"] == "done"]
+            values = [r["result"]["last"][group][name] for r in done]
+            axis.plot(values, [place - 0.18] * len(values), "|", color=COLOURS[8], markersize=5)
+            style = {"color": COLOURS[5], "marker": "o", "markersize": 4, "capsize": 3, "linestyle": "none"}
+            axis.errorbar(summary.mean, place - 0.18, xerr=summary.std or None, label="our trials", **style)
+    axis.set_yticks(range(len(shown)), [f"{f.row.label}, K = {f.clusters}" for f in reversed(shown)])
+    axis.set_xlim(0)
+    axis.set_xlabel(f"{suite.metric}, %")
+    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    axis.legend(handles.values(), handles.keys(), loc="lower right")
+    alt = f"{suite.metric} of every row: published mean and std above, our trials, their mean and std below"
+    return Picture("comparison", alt, figure)
+
+
+def write(folder: Path, title: str, pictures: Sequence[Picture]) -> None:
+    """Each picture as PNG and SVG, and README.md, which shows them."""
+    from matplotlib import pyplot
+
+    parts = [f"# {title}"]
+    for picture in pictures:
+        for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+            file = io.BytesIO()
+            picture.figure.savefig(file, format=form, dpi=150, metadata=metadata)
+            write_output(folder / f"{picture.name}.{form}", file.getvalue())
+        pyplot.close(picture.figure)
+        parts.append(f"![{picture.alt}]({picture.name}.png)\n\n{picture.alt}.")
+    write_output(folder / "README.md", "\n\n".join(parts) + "\n")
+
+
+def _records(suite: Suite, budget: str, roots: Sequence[Path]) -> list[Record]:
+    """Records of all rows; of two for one trial the first root's."""
+    found: dict[tuple[str, int], Record] = {}
+    for root in roots:
+        for record in stored(root, suite, budget, any_seed=True)[0]:
+            found.setdefault((record["trial"]["row"], record["trial"]["seed"]), record)
+    return list(found.values())
+
+
+def _trial(suite: Suite, budget: str, row: str, seed: int) -> Trial:
+    return trials(suite, budget, only=[row], seeds=[seed])[0]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 written, 2 bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.figures", description="Pictures of a trained trial, or of a suite."
+    )
+    parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
+    parser.add_argument("--row", help="a row of the suite; without it all rows are compared")
+    parser.add_argument("--seed", type=int, default=0, help="of the trained trial (default: %(default)s)")
+    parser.add_argument("--budget", default="paper", help="default: %(default)s")
+    parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="your records (default: %(default)s)")
+    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument("--data-root", type=Path, help="folder of datasets (default: AMM_DATA_ROOT, else data)")
+    parser.add_argument("--out", type=Path, default=Path("results/figures"), help="default: %(default)s")
+    options = parser.parse_args(argv)
+    try:
+        _make(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _make(options: argparse.Namespace) -> None:
+    suite = load_suite(options.suite)
+    trials(suite, options.budget)  # refuses an unknown budget
+    records = _records(suite, options.budget, (options.runs, options.reference))
+    folder = options.out / suite.suite
+    if options.row is None:
+        if not records:
+            raise UserError(
+                f"no record of suite {suite.suite} below {options.runs} or {options.reference}; run it first"
+            )
+        write(folder, suite.title, [comparison(suite, options.budget, records)])
+        return
+    trial = _trial(suite, options.budget, options.row, options.seed)
+    trained = load(record_path(options.runs, trial))
+    dataset = load_for(trial, Noise.seeded(trial.init_seed), options.data_root)
+    mine = [r for r in records if r["trial"]["row"] == options.row and r["status"] == "done"]
+    pictures = [*Pictures(trained, dataset).made(), learning_curves(suite, options.row, mine)]
+    write(folder / options.row, f"{suite.title}: {options.row}, seed {options.seed}", pictures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""A trained method from its record and the weights beside it (`--keep-weights`).
+
+from bench.trained import load
+model = load("results/runs/mnist_unsup/paper/amm_k10/seed00.json").method
+clusters = model.predict(images)  # float [B, 1, 28, 28] in [0, 1]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import checkpoint, record
+from bench.errors import UserError
+from bench.plan import as_planned_today, build_config, method_class
+from bench.sources import SOURCES
+from bench.suite import Trial
+from models.method import Method, Spec
+from models.noise import Noise
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A method in evaluation mode, the trial that trained it, and its whole record."""
+
+    method: Method
+    trial: Trial
+    record: dict[str, Any]
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Trained:
+    """The trained method whose record lies at `path`. UserError: no such record, no weights, or weights of another trial."""
+    path = Path(path)
+    found = record.read(path)
+    weights = path.with_suffix(".weights")
+    if not weights.exists():
+        raise UserError(f"{weights}: no such file; run the trial with --keep-weights")
+    state = checkpoint.read(weights)
+    if state is None or state.get("digest") != found["digest"]:
+        raise UserError(f"{weights}: damaged, or not of the record beside it; run the trial again with --keep-weights")
+    trial = as_planned_today(Trial.from_json(found["trial"]))
+    source = SOURCES[trial.data]
+    noise = Noise.seeded(trial.init_seed, device)
+    method = method_class(trial.method)(build_config(trial), Spec(source.name, source.shape, source.n_classes), noise)
+    try:
+        method.load_state_dict(state["module"])
+    except RuntimeError:
+        raise UserError(f"{weights}: made by other code, whose networks differ from today's") from None
+    return Trained(method.to(device).eval(), trial, found)

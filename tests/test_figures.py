@@ -1,0 +1,173 @@
+"""Pictures of a trained trial and of a suite: what they show, and what is said when one cannot be made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench import checkpoint, figures, record
+from bench.errors import UserError
+from bench.plan import trials
+from bench.suite import Trial, load_suite
+from bench.trained import load
+from bench.trainer import Run
+
+SUITE = """
+suite: tiny
+title: Tiny
+artefact: Ours
+data: digits
+task: clustering
+metric: test.majority
+validation: 300
+seeds: 0-1
+margin: 1.0
+batch: 20
+budgets:
+  paper: {steps: 4, validate: 2, comparable: true}
+rows:
+  - row: amm
+    label: AMM
+    method: models.amm:AMM
+    config: {nets: digits, components: 12, init_std: 0.1}
+    published: {mean: 12.5, std: 1.5, n: 10}
+  - {row: kmeans, label: k-means, method: "baselines.kmeans:KMeans", config: {components: 10}}
+"""
+
+
+def _train(trial: Trial, root: Path) -> Path:
+    run = Run(trial, torch.device("cpu"))
+    run.advance(lambda: False, lambda step, steps: None, lambda run: None)
+    path = record.record_path(root, trial)
+    record.write(path, record.new_record(trial, "done", result=run.result(), data={"digest": "d", "note": "n"}))
+    checkpoint.save(path.with_suffix(".weights"), {"digest": trial.digest, "module": run.method.state_dict()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a suite and, below runs, the records and weights of its trials."""
+    folder = tmp_path_factory.mktemp("figures")
+    (folder / "tiny.yaml").write_text(SUITE)
+    for trial in trials(load_suite(folder / "tiny.yaml"), "paper"):
+        _train(trial, folder / "runs")
+    return folder
+
+
+def _main(stored: Path, *arguments: str, out: Path) -> int:
+    where = ["--runs", str(stored / "runs"), "--reference", str(stored / "none"), "--out", str(out)]
+    return figures.main(["--suite", str(stored / "tiny.yaml"), *arguments, *where])
+
+
+def test_a_trained_method_answers_as_it_did(stored: Path) -> None:
+    path = stored / "runs/tiny/paper/amm/seed00.json"
+    trained = load(path)
+    assert not trained.method.training and trained.trial.row == "amm"
+    data = figures.load_for(trained.trial, figures.Noise.seeded(0))
+    clusters = trained.method.predict(data.x_test.float() * data.scale)
+    counts = np.zeros((12, 10), int)
+    np.add.at(counts, (clusters.numpy(), data.y_test.numpy()), 1)
+    assert counts.tolist() == trained.record["result"]["confusion"]["predict"]
+
+
+def test_weights_that_are_missing_damaged_or_of_another_trial(stored: Path, tmp_path: Path) -> None:
+    source = stored / "runs/tiny/paper/amm/seed00.json"
+    path = tmp_path / "seed00.json"
+    path.write_bytes(source.read_bytes())
+    weights = path.with_suffix(".weights")
+    with pytest.raises(UserError, match="--keep-weights"):
+        load(path)
+    content = source.with_suffix(".weights").read_bytes()
+    weights.write_bytes(content[:-1])
+    with pytest.raises(UserError, match="damaged"):
+        load(path)
+    weights.write_bytes((source.parent / "seed01.weights").read_bytes())
+    with pytest.raises(UserError, match="not of the record"):
+        load(path)
+    state = checkpoint.read(source.with_suffix(".weights"))
+    assert state is not None
+    state["module"].popitem()
+    checkpoint.save(weights, state)
+    with pytest.raises(UserError, match="other code"):
+        load(path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "seed00.json",
+        "seed00.weights",
+        "seed00.weights.previous",
+    ]
+
+
+def test_all_pictures_of_amm_and_the_page(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main(stored, "--row", "amm", out=tmp_path) == 0
+    assert capsys.readouterr().err == ""
+    folder = tmp_path / "tiny" / "amm"
+    names = ["clusters", "components", "curves", "interpolations", "projection", "reconstructions"]
+    assert sorted(file.name for file in folder.iterdir()) == sorted(
+        ["README.md", *(f"{n}.{f}" for n in names for f in ("png", "svg"))]
+    )
+    page = (folder / "README.md").read_text()
+    assert page.startswith("# Tiny: amm, seed 0") and page.count("![") == 6
+    counts = record.read(stored / "runs/tiny/paper/amm/seed00.json")["result"]["confusion"]["predict"]
+    words = (folder / "clusters.svg").read_text()
+    assert all(f">{count}</text>" in words for row in counts for count in row if count)
+    first = {file.name: file.read_bytes() for file in folder.glob("*.svg")}
+    assert _main(stored, "--row", "amm", out=tmp_path) == 0
+    assert {file.name: file.read_bytes() for file in folder.glob("*.svg")} == first  # the same trial, the same bytes
+
+
+def test_what_a_method_cannot_make_is_said(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main(stored, "--row", "kmeans", out=tmp_path) == 0
+    assert "reconstructions: baselines.kmeans:KMeans cannot make it" in capsys.readouterr().err
+    assert (tmp_path / "tiny/kmeans/clusters.png").exists()
+    assert not (tmp_path / "tiny/kmeans/components.png").exists()
+
+
+def test_the_grid_holds_members_left_and_samples_right(stored: Path) -> None:
+    trained = load(stored / "runs/tiny/paper/amm/seed00.json")
+    pictures = figures.Pictures(trained, figures.load_for(trained.trial, figures.Noise.seeded(0)))
+    with torch.no_grad():
+        left, right = (axis.images[0].get_array() for axis in pictures.components().figure.axes)
+    assert left.shape == right.shape == (12 * 9 - 1, 10 * 9 - 1)
+    for k in range(12):
+        members = pictures.x[pictures.clusters == k]
+        tile = left[9 * k : 9 * k + 8, :8]
+        assert np.allclose(tile, members[0, 0] if len(members) else 1.0)
+
+
+def test_comparison_draws_published_and_ours(stored: Path, tmp_path: Path) -> None:
+    assert _main(stored, out=tmp_path) == 0
+    words = (tmp_path / "tiny/comparison.svg").read_text()
+    assert all(text in words for text in (">published<", ">our trials<", "AMM, K = 12", "k-means, K = 10"))
+
+
+def test_curves_of_two_seeds_have_a_mean(stored: Path) -> None:
+    suite = load_suite(stored / "tiny.yaml")
+    records = [record.read(stored / f"runs/tiny/paper/amm/seed0{seed}.json") for seed in (0, 1)]
+    axis = figures.learning_curves(suite, "amm", records).figure.axes[0]
+    one, two, mean = (each.get_ydata() for each in axis.lines)
+    assert np.allclose(mean, (np.array(one) + np.array(two)) / 2) and len(mean) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--row", "nothing"], "unknown row 'nothing'"),
+        (["--row", "amm", "--seed", "7"], "seed07.json: cannot be read"),
+        (["--budget", "long"], "unknown budget 'long'"),
+    ],
+)
+def test_bad_input_is_one_line(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert _main(stored, *arguments, out=tmp_path) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_suite_without_records(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--suite", str(stored / "tiny.yaml"), "--runs", str(tmp_path), "--reference", str(tmp_path)]
+    assert figures.main([*arguments, "--out", str(tmp_path)]) == 2
+    assert "no record of suite tiny" in capsys.readouterr().err
