@@ -103,11 +103,18 @@ def render(
 
     Raises UserError for records that must not stand in one cell.
     """
+    lines, common = prepared(suite, budget, reference, yours, remarks)
+    return {"markdown": _markdown, "latex": _latex, "csv": _csv}[fmt](suite, budget, lines, common)
+
+
+def prepared(
+    suite: Suite, budget: str, reference: Sequence[Record], yours: Sequence[Record], remarks: Sequence[str] = ()
+) -> tuple[list[Line], list[str]]:
+    """The lines of the suite's table, and the notes that are about all of it; arguments and errors as for `render`."""
     lines = [line(suite, budget, row, reference, yours) for row in suite.rows]
     used = [record for found in lines for records in found.records.values() for record in records]
     data = sorted({record["data"].get("note") or "" for record in used} - {""})
-    common = [*suite.notes, *(f"Data: {note}" for note in data), *remarks]
-    return {"markdown": _markdown, "latex": _latex, "csv": _csv}[fmt](suite, budget, lines, common)
+    return lines, [*suite.notes, *(f"Data: {note}" for note in data), *remarks]
 
 
 def _heading(suite: Suite, budget: str) -> str:
@@ -119,14 +126,30 @@ def _heading(suite: Suite, budget: str) -> str:
     )
 
 
-def _markdown(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class Parts:
+    """What a table says, before it is set in any format: the two tables as rows by title, and the notes in order."""
+
+    heading: str
+    main: list[dict[str, str]]
+    others: list[dict[str, str]]
+    notes: list[str]
+
+
+def parts(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str]) -> Parts:
+    """The parts of the table of `lines`, with `common` as its last notes."""
     notes = Notes()
-    tables = [_main_rows(suite, budget, lines, notes), _other_rows(suite, lines)]
+    main, others = _main_rows(suite, budget, lines, notes), _other_rows(suite, lines)
     notes.mark(common)
-    first, second = (_grid(_escaped(rows), "github") for rows in tables)
-    items = "\n".join(f"{number}. {text}" for number, text in enumerate(notes.texts, 1))
-    parts = [f"## {suite.title}", _heading(suite, budget), first, second and OTHERS, second, items]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return Parts(_heading(suite, budget), main, others, notes.texts)
+
+
+def _markdown(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str]) -> str:
+    found = parts(suite, budget, lines, common)
+    first, second = (_grid(_escaped(rows), "github") for rows in (found.main, found.others))
+    items = "\n".join(f"{number}. {text}" for number, text in enumerate(found.notes, 1))
+    texts = [f"## {suite.title}", found.heading, first, second and OTHERS, second, items]
+    return "\n\n".join(text for text in texts if text) + "\n"
 
 
 def _escaped(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
@@ -140,14 +163,12 @@ def _grid(rows: Sequence[dict[str, str]], style: str) -> str:
 
 
 def _latex(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str]) -> str:
-    notes = Notes()
-    tables = [_main_rows(suite, budget, lines, notes), _other_rows(suite, lines)]
-    notes.mark(common)
-    first, second = (_symbols(_grid(rows, "latex_booktabs")) for rows in tables)
-    items = "\n".join(rf"\item {_tex(text)}" for text in notes.texts)
+    found = parts(suite, budget, lines, common)
+    first, second = (_symbols(_grid(rows, "latex_booktabs")) for rows in (found.main, found.others))
+    items = "\n".join(rf"\item {_tex(text)}" for text in found.notes)
     listed = f"\\begin{{enumerate}}\n{items}\n\\end{{enumerate}}" if items else ""
-    heading = rf"\paragraph{{{_tex(suite.title)}}} {_tex(_heading(suite, budget))}"
-    return "\n\n".join(part for part in (heading, first, second and _tex(OTHERS), second, listed) if part) + "\n"
+    heading = rf"\paragraph{{{_tex(suite.title)}}} {_tex(found.heading)}"
+    return "\n\n".join(text for text in (heading, first, second and _tex(OTHERS), second, listed) if text) + "\n"
 
 
 def _tex(text: str) -> str:
@@ -189,12 +210,18 @@ def _csv_row(suite: Suite, found: Line, common: Sequence[str]) -> dict[str, obje
 
 def build(suite: Suite, budget: str, runs: Path, reference: Path, fmt: str) -> str:
     """The table of what is stored below `runs` and `reference` now."""
+    shipped, yours, remarks = collected(suite, budget, runs, reference)
+    return render(suite, budget, shipped, yours, fmt, remarks)
+
+
+def collected(suite: Suite, budget: str, runs: Path, reference: Path) -> tuple[list[Record], list[Record], list[str]]:
+    """The reference records of all budgets, yours of this one, and remarks on what was left out."""
     yours, remarks = stored(runs, suite, budget, any_seed=False)
     shipped: list[Record] = []
     for name in suite.budgets:
         records, said = stored(reference, suite, name, any_seed=True)
         shipped, remarks = shipped + records, remarks + [f"Reference: {text}" for text in said]
-    return render(suite, budget, shipped, yours, fmt, remarks)
+    return shipped, yours, remarks
 
 
 def encodable(text: str, encoding: str | None) -> str:

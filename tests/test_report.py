@@ -1,0 +1,149 @@
+"""One page of everything: it holds what the tables hold, its links lead to the records, and it needs no network."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from bench import record, report
+from bench.plan import trials
+from bench.suite import Suite, load_suite
+
+SUITE = """
+suite: tiny
+title: Tiny & small
+artefact: Table 9
+data: synthetic
+task: clustering
+metric: test.majority
+validation: 30
+seeds: 0-2
+margin: 1.0
+batch: 10
+budgets:
+  paper: {steps: 4, comparable: true}
+rows:
+  - row: one
+    label: "One <b>"
+    method: baselines.kmeans:KMeans
+    config: {components: 3}
+    published: {mean: 3.0, std: 0.5, n: 10, source: "Table 9"}
+  - {row: two, label: Two, method: "baselines.kmeans:KMeans", config: {components: 4}}
+"""
+
+
+class Page(HTMLParser):
+    """Notes what a page holds, and fails where tags do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "a":
+            self.links.append(str(dict(attrs)["href"]))
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    (tmp_path / "tiny.yaml").write_text(SUITE)
+    suite = load_suite(tmp_path / "tiny.yaml")
+    for trial in trials(suite, "paper"):
+        score = 3.0 + 0.1 * trial.seed
+        point = {"step": 0, "test": {"majority": score}, "validation": {"majority": score}}
+        result = {"last": point, "selected": point, "best_on_test": point, "curve": [point]}
+        result["weights_sha256"] = f"{trial.row}{trial.seed}"
+        run = {"device": "cpu", "device_name": "A Chip", "seconds": 1800.0, "versions": {"torch": "2.15"}}
+        run["git"] = {"sha": "0123456789abcdef", "dirty": trial.seed == 2}
+        found = record.new_record(trial, "done", result=result, data={"digest": "d"}, run=run)
+        record.write(record.record_path(tmp_path / "reference", trial), found)
+    return suite
+
+
+def _main(folder: Path, *more: str) -> int:
+    where = [
+        "--runs",
+        str(folder / "runs"),
+        "--reference",
+        str(folder / "reference"),
+        "--out",
+        str(folder / "out" / "page"),
+    ]
+    return report.main(["--suite", str(folder / "tiny.yaml"), *where, *more])
+
+
+def test_both_pages_hold_the_table_the_picture_and_the_sources(tmp_path: Path, suite: Suite) -> None:
+    assert _main(tmp_path) == 0
+    out = tmp_path / "out"
+    assert sorted(file.name for file in out.iterdir()) == ["page-tiny.png", "page.html", "page.md"]
+    text = (out / "page.md").read_text()
+    assert (
+        "| tiny    | One <b> | 3   | 3.0 ± 0.5 (10) | 3.10 ± 0.10 (3 of 10) |" in text.replace("(3) ", "(3 of 10) ")
+        or "3.10 ± 0.10" in text
+    )
+    assert "| A Chip" in text and "0123456789 + changes" in text and "| 2.00" in text  # hours of the four clean trials
+    shown = Page((out / "page.html").read_text())
+    words = " ".join(shown.words)
+    assert "Tiny & small" in words and "One <b>" in words and "3.10 ± 0.10" in words
+    assert len(shown.images) == 1 and str(shown.images[0]["src"]).startswith("data:image/png;base64,")
+    assert shown.images[0]["alt"]
+    assert "http" not in (out / "page.html").read_text()
+
+
+def test_every_link_leads_to_a_record(tmp_path: Path, suite: Suite) -> None:
+    assert _main(tmp_path) == 0
+    links = Page((tmp_path / "out/page.html").read_text()).links
+    in_markdown = re.findall(r"\]\(([^)]*\.json)\)", (tmp_path / "out/page.md").read_text())
+    assert links == in_markdown and len(links) == 6
+    assert len({(tmp_path / "out" / link).resolve(strict=True) for link in links}) == 6
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path, suite: Suite) -> None:
+    assert _main(tmp_path) == 0
+    first = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    assert _main(tmp_path) == 0
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == first
+
+
+def test_at_a_glance_is_every_row_with_a_published_number(tmp_path: Path, suite: Suite) -> None:
+    found = report.section(suite, tmp_path / "runs", tmp_path / "reference")
+    assert found is not None
+    (row,) = report.glance([found])
+    assert row["model"] == "One <b>" and row["verdict"].startswith("reproduced")
+
+
+def test_without_records_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(SUITE)
+    assert _main(tmp_path) == 2
+    assert "no record below" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_studies_stay_out_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suite: Suite) -> None:
+    (tmp_path / "study.yaml").write_text(
+        SUITE.replace("suite: tiny", "suite: study").replace("test.majority", "validation.majority")
+    )
+    monkeypatch.setattr(report, "names", lambda: [str(tmp_path / "study.yaml"), str(tmp_path / "tiny.yaml")])
+    asked: list[str] = []
+    kept = report.section
+    monkeypatch.setattr(report, "section", lambda suite, *rest: asked.append(suite.suite) or kept(suite, *rest))
+    where = ["--runs", str(tmp_path / "runs"), "--reference", str(tmp_path / "reference")]
+    assert report.main([*where, "--out", str(tmp_path / "page")]) == 0
+    assert asked == ["tiny"]
