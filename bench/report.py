@@ -26,7 +26,7 @@ from bench.files import write_output
 from bench.lines import ABSENT, Line, printed
 from bench.plan import trials
 from bench.record import record_path
-from bench.statistics import Record
+from bench.statistics import ENOUGH, Record, bootstrap, detectable
 from bench.suite import Suite, Trial, load_suite, names
 from bench.table import OTHERS, Parts, collected, parts, prepared
 
@@ -35,7 +35,8 @@ READING = (
     "Scores are error rates in percent at the last step, mean ± std over n trials with n - 1 in the std. Reproduced: equivalent "
     "to the published mean within the margin that the suite fixed before the run. Not reproduced: significantly higher. Better: "
     "significantly lower. Inconclusive: neither. Verdicts are not corrected for how many there are: at a level of 0.05 one cell "
-    "in twenty is judged wrongly by chance. A quick run is never a reproduction."
+    "in twenty is judged wrongly by chance. Detectable: the least difference to the published mean that so many trials show in "
+    "four of five attempts. A quick run is never a reproduction."
 )
 CSS = """
 :root { color-scheme: light dark; --line: #8884; }
@@ -113,12 +114,29 @@ def glance(sections: Sequence[Section]) -> Rows:
             "K": line.clusters,
             "published": printed(line.row.published),
             "ours": line.cells[line.source].text() or "no trial yet",
+            "bootstrap 95 %": _bootstrap(line),
+            "detectable": _detectable(line),
             "verdict": line.verdict.word,
         }
         for found in sections
         for line in found.lines
         if line.row.published
     ]
+
+
+def _bootstrap(line: Line) -> str:
+    group, _, name = line.metric.rpartition(".")
+    done = [record for record in line.records[line.source] if record["status"] == "done"]
+    values = [record["result"]["last"][group][name] for record in done]
+    return "{:.2f} to {:.2f}".format(*bootstrap(values)) if len(values) >= ENOUGH else ABSENT
+
+
+def _detectable(line: Line) -> str:
+    """The least difference to the published mean that these trials would show."""
+    ours, published = line.cells[line.source].summary, line.row.published
+    if not ours or ours.std is None or not published or published.std is None or not published.n:
+        return ABSENT
+    return f"{detectable(ours.std, ours.n, published.std, published.n):.2f}"
 
 
 # Markdown

@@ -122,6 +122,42 @@ def tost(mean1: float, std1: float, n1: int, mean2: float, std2: float, n2: int,
     return max(above, below)
 
 
+def detectable(std1: float, n1: int, std2: float, n2: int, power: float = 0.8) -> float:
+    """The least distance of two means that Welch's two-sided test at LEVEL finds with probability `power`; 0 without deviation.
+
+    From the noncentral t distribution, with the Welch-Satterthwaite degrees of freedom of these deviations.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import nctdtr, stdtrit
+
+    _check(std1, n1, std2, n2)
+    error1, error2 = std1 / math.sqrt(n1), std2 / math.sqrt(n2)
+    error = math.hypot(error1, error2)
+    if not error:
+        return 0.0
+    freedom = 1 / ((error1 / error) ** 4 / (n1 - 1) + (error2 / error) ** 4 / (n2 - 1))
+    limit = float(stdtrit(freedom, 1 - LEVEL / 2))
+    missed = lambda t: float(nctdtr(freedom, t, limit)) - (1 - power)  # the other tail is next to nothing
+    upper = limit
+    while missed(upper) > 0:
+        upper *= 1.5
+    return float(brentq(missed, 0, upper)) * error
+
+
+def bootstrap(values: Sequence[float], resamples: int = 9999) -> tuple[float, float]:
+    """The 95 % BCa interval of the mean of at least two values, for samples that no normal distribution fits.
+
+    Equal values always give an equal interval: the resampling has a seed of its own.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap as resample
+
+    if min(values) == max(values):
+        return values[0], values[0]
+    found = resample((values,), np.mean, n_resamples=resamples, rng=np.random.default_rng(0)).confidence_interval
+    return float(found.low), float(found.high)
+
+
 def verdict(
     ours: Summary,
     mean: float,

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from bench.errors import UserError
-from bench.statistics import Summary, _t_quantile, cell, summarise, tost, verdict, welch
+from bench.statistics import Summary, _t_quantile, bootstrap, cell, detectable, summarise, tost, verdict, welch
 
 
 def test_summary_by_hand() -> None:
@@ -212,3 +212,33 @@ def test_equal_weights_and_equal_seeds_are_refused() -> None:
 def test_a_metric_that_no_record_has_is_refused(metric: str) -> None:
     with pytest.raises(UserError, match=f"seed 0: the record has no {metric}"):
         cell([make("aae", 0)], metric, 1)
+
+
+@pytest.mark.parametrize(
+    ("n", "distance"), [(10, 1.3249), (20, 0.9091), (64, 0.4992)]
+)  # printed tables of power, std 1
+def test_detectable_is_that_of_printed_tables(n: int, distance: float) -> None:
+    assert detectable(1.0, n, 1.0, n) == pytest.approx(distance, abs=2e-3)
+    assert detectable(3.0, n, 3.0, n) == pytest.approx(3 * distance, abs=6e-3)
+
+
+def test_detectable_differences_are_found_four_times_in_five() -> None:
+    generator = np.random.default_rng(1)
+    distance = detectable(1.0, 10, 2.0, 6)
+    a, b = generator.normal(0, 1, (20_000, 10)), generator.normal(distance, 2, (20_000, 6))
+    found = (stats.ttest_ind(a, b, axis=1, equal_var=False).pvalue < 0.05).mean()
+    assert found == pytest.approx(0.8, abs=0.03)  # the test itself is approximate at n = 6
+    assert detectable(0.0, 5, 0.0, 5) == 0
+    assert detectable(1.0, 10, 2.0, 6, power=0.95) > distance
+
+
+def test_bootstrap_intervals_hold_the_mean_nineteen_times_in_twenty() -> None:
+    generator = np.random.default_rng(2)
+    held = []
+    for _ in range(200):
+        low, high = bootstrap(generator.exponential(1, 30).tolist(), 999)
+        held.append(low <= 1 <= high)
+    assert 0.86 <= np.mean(held) <= 1
+    values = [3.0, 4.0, 9.0, 4.5]
+    assert bootstrap(values) == bootstrap(values) and bootstrap(values)[0] < np.mean(values) < bootstrap(values)[1]
+    assert bootstrap([2.0, 2.0, 2.0]) == (2.0, 2.0)
