@@ -1,0 +1,147 @@
+"""The order of a campaign, what it carries away, and what it refuses to bring home."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import campaign, record
+from bench.errors import UserError
+from bench.suite import Trial
+
+POINT = {"step": 1, "test": {"majority": 1.0}, "validation": {"majority": 1.0}}
+RESULT = {"last": POINT, "selected": POINT, "best_on_test": POINT, "curve": [POINT], "weights_sha256": None}
+
+
+def _store(root: Path, trial: Trial, status: str = "done", sources: str = "a", **more: Any) -> Path:
+    path = record.record_path(root, trial)
+    run = {"git": {"sources": sources, "sha": None, "dirty": False}}
+    record.write(path, record.new_record(trial, status, result=RESULT if status == "done" else None, run=run, **more))
+    return path
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Trial]:
+    return campaign.ordered()
+
+
+def test_the_papers_cells_come_first_then_rivals_by_arithmetic_then_the_other_seeds(found: list[Trial]) -> None:
+    names = [(trial.suite, trial.row, trial.seed) for trial in found]
+    assert names[:3] == [("mnist_unsup", "amm_k10", seed) for seed in range(3)]
+    heads = list(dict.fromkeys(name[:2] for name in names))[: len(campaign.HEADLINE)]
+    assert tuple(heads) == campaign.HEADLINE
+    early = [trial for trial in found if trial.seed < 3]
+    assert found[: len(early)] == early
+    rivals = [t for t in early if (t.suite, t.row) not in campaign.HEADLINE]
+    costs = [t.steps * t.batch * (784 if t.data == "mnist" else 3072) for t in rivals[12:]]
+    assert {t.row for t in rivals[:12]} == {"kmeans", "mixture"}  # which take no steps
+    assert costs == sorted(costs)
+    assert len(set(names)) == len(names) and {t.suite for t in found} == set(campaign.SUITES)
+    assert {t.suite for t in campaign.ordered(["svhn_semi"])} == {"svhn_semi"}
+
+
+def test_what_has_a_result_anywhere_is_left_out(found: list[Trial], tmp_path: Path) -> None:
+    _store(tmp_path / "a", found[0])
+    _store(tmp_path / "b", found[1])
+    _store(tmp_path / "b", found[2], "interrupted")
+    roots = (tmp_path / "a", tmp_path / "b", tmp_path / "c")
+    assert campaign.left(found[:4], roots) == found[2:4]
+    assert campaign.cells(found[:4], roots)["mnist_unsup", "amm_k10"] == (2, 3)
+
+
+def test_what_is_packed_comes_home(found: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(campaign, "PART", 4096)
+    out, home = tmp_path / "out", tmp_path / "home"
+    done, going = _store(out, found[0]), _store(out, found[1], "interrupted")
+    going.with_suffix(".checkpoint").write_bytes(bytes(range(256)) * 50)
+    for name in ("seed01.checkpoint.previous", "seed01.lock", "seed01.log"):
+        going.with_name(name).write_bytes(b"x")
+    parts = campaign.packed(out)
+    assert len(parts) > 3 and max(part.stat().st_size for part in parts) <= 4096
+    carried = tmp_path / "carried"
+    carried.mkdir()
+    for part in parts:
+        (carried / part.name).write_bytes(part.read_bytes())
+    came = campaign.merge(carried, home, False)
+    assert len(came) == 2 and came[0].endswith("a result") and came[1].endswith("under way")
+    kept = sorted(path.relative_to(home).as_posix() for path in home.rglob("seed*"))
+    assert [Path(name).name for name in kept] == ["seed00.json", "seed01.checkpoint", "seed01.json"]
+    assert all((home / name).read_bytes() == (out / name).read_bytes() for name in kept)
+    assert campaign.merge(carried, home, False) == came  # again changes nothing
+    assert campaign.merge(out, home, False)  # and so does the folder itself
+    assert done.exists()
+
+
+def test_home_that_is_further_stays(found: list[Trial], tmp_path: Path) -> None:
+    _store(tmp_path / "out", found[0], "interrupted").with_suffix(".checkpoint").write_bytes(b"old")
+    final = _store(tmp_path / "home", found[0])
+    assert campaign.merge(tmp_path / "out", tmp_path / "home", False) == []
+    assert record.read(final)["status"] == "done" and not final.with_suffix(".checkpoint").exists()
+
+
+def test_duplicates_mixed_code_and_misplaced_records_are_refused_whole(found: list[Trial], tmp_path: Path) -> None:
+    out, home = tmp_path / "out", tmp_path / "home"
+    _store(out, found[1], sources="b")
+    _store(home, found[0], sources="a")
+    with pytest.raises(UserError, match="made by other code"):
+        campaign.merge(out, home, False)
+    assert not record.record_path(home, found[1]).exists()
+    assert campaign.merge(out, home, True)
+    _store(tmp_path / "again", found[1], sources="b", departures=["other"])
+    with pytest.raises(UserError, match="another result of the same trial"):
+        campaign.merge(tmp_path / "again", home, True)
+    path = _store(tmp_path / "moved", found[0])
+    path.rename(path.with_name("seed05.json"))
+    with pytest.raises(UserError, match="holds the trial of"):
+        campaign.merge(tmp_path / "moved", home, True)
+
+
+def test_what_was_not_packed_by_a_campaign(tmp_path: Path, found: list[Trial]) -> None:
+    with pytest.raises(UserError, match="neither records nor"):
+        campaign.merge(tmp_path, tmp_path / "home", False)
+    _store(tmp_path / "out", found[0])
+    (part,) = campaign.packed(tmp_path / "out")
+    part.write_bytes(b"junk" * 200)
+    with pytest.raises(UserError, match="damaged or not all there"):
+        campaign.merge(tmp_path / "out", tmp_path / "home", False)
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (tmp_path / "seed00.weights").write_bytes(b"w")
+    with tarfile.open(evil / "campaign.tar.000", "w") as tar:
+        tar.add(tmp_path / "seed00.weights", "../../outside/seed00.weights")
+    with pytest.raises(UserError, match="is no name of a record"):
+        campaign.merge(evil, tmp_path / "home", False)
+    assert not (tmp_path.parent / "outside").exists()
+    broken = record.record_path(tmp_path / "broken", found[0])
+    broken.parent.mkdir(parents=True)
+    broken.write_text(json.dumps({"schema": 1}))
+    with pytest.raises(UserError, match="seed00.json: is not a whole record"):
+        campaign.merge(tmp_path / "broken", tmp_path / "home", False)
+
+
+def test_plan_and_run_as_commands(
+    found: list[Trial], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ["--out", str(tmp_path / "out"), "--home", str(tmp_path / "home"), "--reference", str(tmp_path / "ref")]
+    _store(tmp_path / "ref", found[0])
+    assert campaign.main(["--plan", "--suite", "mnist_unsup", *where]) == 0
+    said = capsys.readouterr().out
+    assert "mnist_unsup/amm_k10           1 of 10" in said and "next: mnist_unsup/amm_k10 seed 1" in said
+    asked: list[list[Trial]] = []
+
+    def execute(trials: list[Trial], options: Any) -> int:
+        asked.append(trials)
+        assert options.time_budget == "9m" and options.out == tmp_path / "out"
+        _store(options.out, trials[0])
+        return 3
+
+    monkeypatch.setattr(campaign.run, "execute", execute)
+    assert campaign.main([*where, "--time-budget", "9m"]) == 3
+    assert asked[0][:2] == found[1:3] and (tmp_path / "out/campaign.tar.000").exists()
+    assert campaign.main(["--merge", str(tmp_path / "out"), *where]) == 0
+    assert record.record_path(tmp_path / "home", replace(found[1])).exists()
