@@ -32,7 +32,8 @@ def path(tmp_path: Path, trial: Trial) -> Path:
 
 
 def _edited(path: Path, **changes: Any) -> None:
-    value = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    """Changes a record as if it had been written so, without a seal."""
+    value = {**json.loads(path.read_text(encoding="utf-8")), "seal": ..., **changes}
     path.write_text(json.dumps({key: item for key, item in value.items() if item is not Ellipsis}), encoding="utf-8")
 
 
@@ -241,6 +242,36 @@ def test_an_edited_later_field_is_seen(path: Path, key: str, value: Any) -> None
     stored = json.loads(path.read_text(encoding="utf-8"))["trial"]
     _edited(path, trial={**stored, key: value})
     _refused(path, "does not match its digest")
+
+
+def test_any_change_after_writing_is_seen(path: Path) -> None:
+    content = path.read_bytes()
+    for old, new in ((b"3.5", b"3.4"), (b'"reason": null', b'"reason": ""'), (b"1.5", b"1.25"), (b'"seal"', b'"sea1"')):
+        assert content.count(old) == 1
+        path.write_bytes(content.replace(old, new))
+        _refused(path)
+    path.write_text(json.dumps(json.loads(content)), encoding="utf-8")  # laid out otherwise it says the same
+    assert read(path)["result"] == RESULT
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"departures": [1]}, "has departures that are no text"),
+        ({"departures": "one"}, "has departures 'one', expected list"),
+        ({"result": {**RESULT, "weights_sha256": ["a"]}}, "has result.weights_sha256 ['a'], expected str"),
+        ({"result": {"last": [3.5]}}, "has result.last [3.5], expected dict"),
+        ({"result": {"last": {"step": 1, "test": {"majority": True}}}}, "with the majority True, which is no number"),
+        ({"result": {"last": {"step": "1", "test": {}}}}, "with the step '1', which is no number"),
+        ({"data": {"note": 3}}, "has data.note 3, expected str"),
+        ({"data": {"variant": {"name": "x", "train": {"note": "n"}}}}, "without note and sha256_images_nhwc"),
+        ({"run": {"git": "main"}}, "has run.git 'main', expected dict"),
+        ({"more": 1}, "holds the unknown 'more'"),
+    ],
+)
+def test_a_record_that_a_table_would_stumble_over_is_refused(path: Path, changes: dict[str, Any], words: str) -> None:
+    _edited(path, **changes)
+    _refused(path, words)
 
 
 def test_only_results_are_final() -> None:

@@ -195,6 +195,8 @@ def test_mixed_code_data_and_dirty_trees_are_told() -> None:
         "Mixes versions of the data: d1, d2.",
     )
     assert cell([make("aae", 0, run={"git": None})], "test.majority", 1).notes == ()
+    copies = [make("aae", seed, run={"git": {"sources": str(seed), "sha": None}}) for seed in (1, 2)]  # without git
+    assert cell(copies, "test.majority", 2).notes == ("Mixes git revisions: 1, 2.",)
 
 
 def test_equal_weights_and_equal_seeds_are_refused() -> None:
