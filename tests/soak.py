@@ -1,13 +1,15 @@
 """A run that is killed again and again ends like one that nobody touched: python -m tests.soak [--kills 100] [--seed 0]
 
 SIGKILL takes the dispatcher or one of its trial processes, at moments drawn at random: while libraries are imported, in the
-middle of steps, of checkpoints, of records. Trials write a checkpoint after every step. The same command is given again until
+middle of steps, of checkpoints, of records. Nine in ten processes are forks, so that a start costs no import of torch; all else
+is the command's own code. Trials write a checkpoint after every step. The same command is given again until
 so many have been killed, and then once more. Every record must equal that of an undisturbed run in all but its `run` block.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import random
 import signal
@@ -15,15 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
+import traceback
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench import record
+from bench import provenance, record, run, trial
 
 ROOT = Path(__file__).resolve().parent.parent
-MARK = "AMM_SOAK"  # in the environment of every process of this run
 PATIENCE_S = 120.0
 SUITE = """suite: soak
 title: Soak
@@ -32,11 +35,11 @@ data: plane
 task: clustering
 metric: test.majority
 validation: 300
-seeds: 0-5
+seeds: 0-3
 margin: 1.0
 batch: 50
 budgets:
-  quick: {steps: 600, validate: 100, label: quick}
+  quick: {steps: 400, validate: 200, label: quick}
 rows:
   - {row: aae, label: AAE, method: baselines.aae:AAE, config: {components: 6, hidden: 16, output: linear}}
   - {row: amm, label: AMM, method: models.amm:AMM, config: {nets: plane, components: 6, learning_rate: 1e-3}}
@@ -45,40 +48,81 @@ rows:
 """
 
 
+def instead(main: Callable[[], int], env: Mapping[str, str]) -> Callable[[], None]:
+    """For `preexec_fn`: the process goes on as `main` in this interpreter, which has its libraries, instead of a new one."""
+
+    def act() -> None:
+        code = 1
+        try:
+            os.closerange(3, 4096)  # as exec would, or a pipe would never end
+            os.environ.update(env)
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as an interpreter does when it starts
+            code = main()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    return act
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """`python -m bench.run` whose trial processes are forks too."""
+    popen = subprocess.Popen
+
+    def forked(command: Sequence[str], **how: Any) -> Any:
+        ours = command[-1] == "bench.trial"
+        return popen(command, preexec_fn=instead(trial.main, how["env"]) if ours else None, **how)
+
+    subprocess.Popen = forked  # type: ignore[assignment,misc]
+    return run.main(arguments)
+
+
 class Soak:
     """Records of a suite in a folder, and the processes that make them."""
 
     def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.random, self.mark = folder, random.Random(seed), uuid.uuid4().hex
+        self.folder, self.random = folder, random.Random(seed)
         self.suite = folder / "soak.yaml"
         self.suite.write_text(SUITE, encoding="utf-8")
         self.killed: Counter[str] = Counter()
-        self.starts = 0
+        self.starts: Counter[str] = Counter()
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans become children of this process
+        provenance.code()  # kept by the forks
 
-    def runner(self, out: str, *more: str) -> subprocess.Popen[str]:
-        """The command as a person gives it."""
+    def runner(self, out: str, *more: str, fork: bool = True) -> subprocess.Popen[str]:
+        """The command as a person gives it, or the same in a fork."""
         where = ("--suite", str(self.suite), "--budget", "quick", "--out", str(self.folder / out), "--device", "cpu")
-        command = [sys.executable, "-m", "bench.run", *where, "--workers", "1", "--threads", "1", *more]
-        environment = {**os.environ, MARK: self.mark}
+        arguments = [*where, "--workers", "1", "--threads", "1", *more]
+        command = [sys.executable, "-m", "bench.run", *arguments]
+        act = instead(lambda: dispatch(arguments), {}) if fork else None
         with (self.folder / f"{out}.log").open("a") as log:
-            return subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stderr=log, text=True)
+            return subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, text=True, preexec_fn=act
+            )
 
     def processes(self) -> set[int]:
-        """All processes of this run that live."""
-        return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._ours(entry)}
-
-    def _ours(self, entry: Path) -> bool:
-        try:
-            ours = f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes()
-            return ours and ") Z " not in (entry / "stat").read_text()
-        except OSError:
-            return False
+        """All processes that live and descend from this one."""
+        parents = {}
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdigit():
+                    state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                    parents[int(entry.name)] = int(parent) if state != "Z" else 0
+        found, more = set[int](), {os.getpid()}
+        while more:
+            more = {pid for pid, parent in parents.items() if parent in more}
+            found |= more
+        return found
 
     def disturb(self, kills: int) -> None:
         """Starts the command again and again until so many processes have been killed."""
         while self.killed.total() < kills:
-            self.starts += 1
-            runner = self.runner("disturbed", "--checkpoint-every", "0", "--share", self.random.choice("113"))
+            fork = self.random.random() < 0.9
+            self.starts["forks" if fork else "commands"] += 1
+            more = ("--checkpoint-every", "0", "--share", self.random.choice("113"))
+            runner = self.runner("disturbed", *more, fork=fork)
             while runner.poll() is None and self.killed.total() < kills:
                 self._kill_one(runner)
             self._leave(runner)
@@ -91,13 +135,14 @@ class Soak:
             self._until_checkpoint(runner, time.time_ns())
             time.sleep(self.random.uniform(0.0, 0.4))
         else:
-            time.sleep(self.random.uniform(0.0, 3.0))
-        children = self.processes() - {runner.pid}
+            time.sleep(self.random.uniform(0.0, 1.0))
+        children = self.processes() - {runner.pid}  # its trial process, or git for a moment
         whom = "dispatcher" if self.random.random() < 0.25 or not children else "trial"
         victim = runner.pid if whom == "dispatcher" else min(children)
         if runner.poll() is None:
             os.kill(victim, signal.SIGKILL)
             self.killed[whom] += 1
+            print(f"\r{self.killed.total()} killed", end="", file=sys.stderr, flush=True)
             if whom == "trial":
                 self._gone({victim})
 
@@ -170,7 +215,8 @@ def main() -> int:
     resumed = sum(each["run"]["resumed"] for each in found)
     damaged = sum("damaged" in remark for each in found for remark in each["run"]["remarks"])
     print(
-        f"killed: {soak.killed['dispatcher']} dispatchers, {soak.killed['trial']} trial processes, in {soak.starts} starts"
+        f"killed: {soak.killed['dispatcher']} dispatchers, {soak.killed['trial']} trial processes; "
+        f"started: {soak.starts['forks']} forks, {soak.starts['commands']} commands"
     )
     print(f"in the end: exit {last}, {dict(Counter(each['status'] for each in found))}, resumed {resumed} times in all")
     print(

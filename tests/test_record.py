@@ -62,6 +62,7 @@ def test_the_same_record_has_the_same_bytes(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_is_none_is_refused_and_the_old_record_stays(path: Path, trial: Trial, number: float) -> None:
     before = path.read_bytes()
@@ -85,6 +86,7 @@ def test_a_reason_that_is_no_valid_unicode_can_be_stored(path: Path, trial: Tria
     assert read(path)["reason"].startswith("cannot open ")
 
 
+@pytest.mark.fault(21)
 def test_a_truncated_record_is_refused_at_every_length(path: Path, trial: Trial) -> None:
     content = path.read_bytes().rstrip(b"\n")
     sampled = sorted({0, 1, 2, 100, len(content) // 2, len(content) - 1, *range(0, len(content), 37)})
@@ -94,6 +96,7 @@ def test_a_truncated_record_is_refused_at_every_length(path: Path, trial: Trial)
         assert stored_status(path, trial) == "unreadable"
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize(
     "content",
     [
@@ -244,6 +247,7 @@ def test_an_edited_later_field_is_seen(path: Path, key: str, value: Any) -> None
     _refused(path, "does not match its digest")
 
 
+@pytest.mark.fault(21)
 def test_any_change_after_writing_is_seen(path: Path) -> None:
     content = path.read_bytes()
     for old, new in ((b"3.5", b"3.4"), (b'"reason": null', b'"reason": ""'), (b"1.5", b"1.25"), (b'"seal"', b'"sea1"')):
