@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.faults.conftest import ended
 
 from bench import record, trial
 from bench.plan import trials
 from bench.suite import Trial, load_suite
 from bench.trainer import Run
+from tests.faults.conftest import ended
 
 ALLOWED = 16 * 2**20  # bytes; a leak of one batch or one tape a step would be many times as much
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -35,24 +35,24 @@ def amm(monkeypatch: pytest.MonkeyPatch) -> Trial:
 
 @pytest.mark.slow
 def test_two_thousand_steps_take_no_more_memory_than_five_hundred(
-    amm: Trial, capsys: pytest.CaptureFixture[str]
+    amm: Trial, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(replace(amm, steps=2000, validate=250), torch.device("cpu"))
     seen: list[int] = []
     for _ in run.stages(lambda *_: None, lambda _: None):
         if run.step % 250 == 0:
             seen.append(resident())
-    with capsys.disabled():
+    with capfd.disabled():
         print(f"\nMB every 250 steps: {[size // 2**20 for size in seen]}")
     assert seen[-1] - seen[2] < ALLOWED
 
 
 @pytest.mark.slow
 def test_twenty_trials_in_one_process_take_no_more_memory_than_three(
-    amm: Trial, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    amm: Trial, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     seen = list(_after_each(replace(amm, steps=100, validate=50), tmp_path))
-    with capsys.disabled():
+    with capfd.disabled():
         print(f"\nMB after each trial: {[size // 2**20 for size in seen]}")
     assert seen[-1] - seen[2] < ALLOWED
 
