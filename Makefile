@@ -10,7 +10,7 @@ RUN := $(BIN)/python -m bench.run
 MAIN_ROWS_DIGITS := --only amm --only aae --only ali_kmeans --only kmeans
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check lint types format reproduce-table1 reproduce-table2 figures report speed lock clean
+.PHONY: help install quickstart test faults soak verify check lint types format reproduce-table1 reproduce-table2 figures report speed lock clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,15 @@ quickstart: $(READY) ## AMM, AAE, ALI and k-means, 10 seeds each, on the embedde
 
 test: $(READY) ## the default tests (under 5 minutes on 2 cores)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q
+
+faults: $(READY) ## every fault of docs/faults.md injected for real, the slow ones too (5 minutes)
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -m "fault and not gpu and not data" tests
+
+soak: $(READY) ## a hundred kills at random moments, then every record compared with an undisturbed run's (10 minutes)
+	$(ONE_THREAD) $(BIN)/python -m tests.soak $(ARGS)
+
+verify: $(READY) ## every committed table derived from the committed records again, and every record checked
+	$(BIN)/python -m bench.verify
 
 lint: $(READY)
 	$(BIN)/ruff check .

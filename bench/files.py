@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from bench.errors import UserError
+
+STALE_S = 600.0  # after which nobody writes a part any more
 
 
 def write_output(path: Path, content: str | bytes) -> None:
@@ -37,3 +40,11 @@ def write_atomic(path: Path, content: bytes) -> None:
         with suppress(OSError):
             part.unlink()
         raise
+
+
+def sweep(path: Path) -> None:
+    """Deletes what dead runs left half-written of the files that have the name of `path` before their ending."""
+    for part in path.parent.glob(f".{path.stem}.*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > STALE_S:
+                part.unlink()

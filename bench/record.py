@@ -1,11 +1,17 @@
-"""Records: one JSON file per trial, the only truth about what was run. A `done` record of equal digest means done."""
+"""Records: one JSON file per trial, the only truth about what was run. A `done` record of equal digest means done.
+
+A record is sealed with the sha256 of its content, so that no flipped bit passes for another score. Records from before there
+were seals have none.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, NoReturn
 
 from bench.errors import UserError
@@ -17,6 +23,21 @@ RECORD_SCHEMA = 1
 FINAL = ("done", "diverged")  # results; anything else is tried again by the next run
 STATUSES = (*FINAL, "failed", "interrupted", "killed")
 KEYS = {"schema", "digest", "trial", "status", "reason", "result", "data", "run", "departures"}
+SHAPES = {  # of what tables read, where it is there at all
+    "reason": (str, NoneType),
+    "result": (dict, NoneType),
+    "result.weights_sha256": (str, NoneType),
+    "data.digest": (str,),
+    "data.note": (str, NoneType),
+    "data.variant": (dict, NoneType),
+    "data.variant.name": (str,),
+    "run.git": (dict, NoneType),
+    "departures": (list,),
+    **{f"result.{at}": (dict, NoneType) for at in ("last", "selected", "best_on_test")},
+    **{f"result.{at}.test": (dict,) for at in ("last", "selected", "best_on_test")},
+    **{f"run.git.{key}": (str, NoneType) for key in ("sources", "sha")},
+    "run.git.dirty": (bool, NoneType),
+}
 
 
 def record_path(root: Path, trial: Trial) -> Path:
@@ -49,7 +70,8 @@ def new_record(
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
     """Writes a record atomically. A record of another trial under the same name is kept beside it, never lost."""
-    text = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False)
+    sealed = {**record, "seal": _seal(record)}
+    text = json.dumps(sealed, indent=1, allow_nan=False, ensure_ascii=False)
     if path.exists():
         try:
             old = read(path)["digest"]
@@ -76,7 +98,14 @@ def read(path: Path) -> dict[str, Any]:
     if problem:
         raise UserError(f"{path}: {problem}; move it away and run the trial again")
     checked: dict[str, Any] = record
+    checked.pop("seal", None)
     return checked
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """sha256 (hex) of all that a record says, however it is laid out."""
+    plain = json.loads(json.dumps(record, allow_nan=False))  # tuples are lists, and keys are text, once it is stored
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _finite(text: str) -> float:
@@ -92,6 +121,8 @@ def _problem(record: Any) -> str:
     """What is wrong with a parsed record, or nothing."""
     if not isinstance(record, dict) or KEYS - set(record):
         return "is not a whole record"
+    if set(record) - KEYS - {"seal"}:
+        return f"holds the unknown {', '.join(map(repr, sorted(set(record) - KEYS - {'seal'})))}"
     if record["schema"] != RECORD_SCHEMA:
         return f"has schema {record['schema']!r}, expected {RECORD_SCHEMA}"
     if record["status"] not in STATUSES:
@@ -104,9 +135,43 @@ def _problem(record: Any) -> str:
         digest = Trial.from_json(record["trial"]).digest
     except UserError as error:
         return f"holds no valid trial ({error})"
-    return (
-        "" if digest == record["digest"] else "holds a trial that does not match its digest, or is of another protocol"
-    )
+    if digest != record["digest"]:
+        return "holds a trial that does not match its digest, or is of another protocol"
+    if "seal" in record and record["seal"] != _seal({key: record[key] for key in KEYS}):
+        return "was changed after it was written"
+    return _misshapen(record)
+
+
+def _misshapen(record: Mapping[str, Any]) -> str:
+    """The first part that a table would stumble over, or nothing."""
+    for name, kinds in SHAPES.items():
+        value = _part(record, name)
+        if value is not ... and type(value) not in kinds:
+            return f"has {name} {value!r:.40}, expected {' or '.join(kind.__name__ for kind in kinds)}"
+    if not all(isinstance(text, str) for text in record["departures"]):
+        return "has departures that are no text"
+    for entry in (record["data"].get("variant") or {}).values():
+        if isinstance(entry, dict) and not all(
+            isinstance(entry.get(key), str) for key in ("note", "sha256_images_nhwc")
+        ):
+            return "has a data.variant without note and sha256_images_nhwc"
+    for at in ("last", "selected", "best_on_test"):
+        point = _part(record, f"result.{at}")
+        told = {"step": point.get("step"), **point.get("test", {})} if isinstance(point, dict) else {}
+        wrong = [name for name, value in told.items() if type(value) not in (int, float, NoneType)]
+        if wrong:
+            return f"has result.{at} with the {wrong[0]} {told[wrong[0]]!r:.40}, which is no number"
+    return ""
+
+
+def _part(record: Mapping[str, Any], name: str) -> Any:
+    """The value at a path such as "data.note"; ... if it is not there."""
+    node: Any = record
+    for key in name.split("."):
+        if not isinstance(node, dict) or key not in node:
+            return ...
+        node = node[key]
+    return node
 
 
 def stored_status(path: Path, trial: Trial) -> str:

@@ -89,11 +89,15 @@ def consent(seconds: float, trials: int) -> None:
 
 def write_tables(name: str, budget: str, runs: Path, results: Path) -> None:
     """Writes results/<name>.md, .tex and .csv from the records that there are."""
-    suites = [load_suite(suite) for suite in TABLES[name]]
     for fmt, ending in ENDINGS.items():
         path = results / f"{name}{ending}"
-        write_output(path, "\n".join(table.build(suite, budget, runs, results / "reference", fmt) for suite in suites))
+        write_output(path, text(TABLES[name], budget, runs, results, fmt))
         print(path)
+
+
+def text(suites: Sequence[str], budget: str, runs: Path, results: Path, fmt: str) -> str:
+    """The tables of some suites one below the other."""
+    return "\n".join(table.build(load_suite(suite), budget, runs, results / "reference", fmt) for suite in suites)
 
 
 if __name__ == "__main__":

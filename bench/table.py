@@ -13,6 +13,7 @@ import csv
 import io
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,6 +225,14 @@ def collected(suite: Suite, budget: str, runs: Path, reference: Path) -> tuple[l
     return shipped, yours, remarks
 
 
+def incomplete(suite: Suite, budget: str, runs: Path) -> list[str]:
+    """Rows of yours that have some trials, and not a result of each planned one."""
+    records, _ = stored(runs, suite, budget, any_seed=False)
+    begun = Counter(record["trial"]["row"] for record in records)
+    done = Counter(record["trial"]["row"] for record in records if record["status"] == "done")
+    return [f"{row}: {done[row]} of {len(suite.seeds)}" for row in begun if done[row] < len(suite.seeds)]
+
+
 def encodable(text: str, encoding: str | None) -> str:
     """`text` for a terminal of this encoding: in plain ASCII signs where it knows no others."""
     encoding = encoding or "utf-8"
@@ -243,6 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
     parser.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown")
     parser.add_argument("--out", type=Path, help="file to replace; default: standard output")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a row of yours lacks results")
     options = parser.parse_args(argv)
     try:
         suite = load_suite(options.suite)
@@ -252,10 +262,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_output(options.out, text)
         else:
             sys.stdout.write(encodable(text, sys.stdout.encoding))
+        lacking = incomplete(suite, options.budget, options.runs) if options.strict else []
+        print("".join(f"incomplete: {row}\n" for row in lacking), end="", file=sys.stderr)
+        return 1 if lacking else 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

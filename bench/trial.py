@@ -7,6 +7,7 @@ take turns, a step each, on a GPU each on a stream of its own (`bench.pool`).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -29,11 +30,14 @@ import torch
 from bench import checkpoint, provenance, record
 from bench.engine import Mode
 from bench.errors import Diverged, UserError
+from bench.files import sweep
 from bench.pool import BUSY, DONE, FAILED, UNFINISHED, USER_ERROR, Going, Pool
 from bench.sources import SOURCES
 from bench.suite import Trial
 from bench.trainer import Run
 from bench.yaml_strict import build
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # that meet every other trial too
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def run(job: Job, stop: Stop, pool: Pool) -> Going:
 
 def _run(job: Job, path: Path, stop: Stop, pool: Pool) -> Going:
     """The locked part of `run`."""
+    sweep(path)
     torch.set_num_threads(job.threads)
     facts = _run_facts(job)  # before training: the sources may change on disk meanwhile
     root = Path(job.data_root) if job.data_root else None
@@ -239,6 +244,9 @@ def attempt(job: Job, stop: Stop, pool: Pool) -> Going:
         say(trial=job.number, error=str(error))
         return USER_ERROR
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            say(trial=job.number, error=f"{log.parent}: {error.strerror}; free some space or use another --out")
+            return USER_ERROR
         if isinstance(error, torch.OutOfMemoryError) and pool.crowded():
             raise
         with log.open("a") as file:

@@ -98,6 +98,7 @@ def test_the_latest_of_three_is_loaded_and_one_before_it_is_kept(two: Path) -> N
     assert sorted(os.listdir(two.parent)) == [two.name, f"{two.name}.previous"]
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("length", ["0", "1", "64", "65", "100", "half", "all but one"])
 def test_a_cut_checkpoint_falls_back_to_the_one_before_and_says_so(two: Path, length: str) -> None:
     content = two.read_bytes()
@@ -109,6 +110,7 @@ def test_a_cut_checkpoint_falls_back_to_the_one_before_and_says_so(two: Path, le
     assert two.with_name("seed00.checkpoint.bad").exists() and not two.exists()
 
 
+@pytest.mark.fault(5)
 def test_one_flipped_bit_is_noticed_wherever_it_is(two: Path) -> None:
     content = two.read_bytes()
     for at in (0, 63, 64, 65, len(content) // 2, len(content) - 1):
@@ -118,6 +120,7 @@ def test_one_flipped_bit_is_noticed_wherever_it_is(two: Path) -> None:
         assert len(remarks) == 1 and "damaged" in remarks[0]
 
 
+@pytest.mark.fault(4)
 def test_two_damaged_checkpoints_mean_a_start_from_zero_and_both_are_named(two: Path) -> None:
     for candidate in (two, two.with_name(two.name + ".previous")):
         candidate.write_bytes(b"")
@@ -125,6 +128,7 @@ def test_two_damaged_checkpoints_mean_a_start_from_zero_and_both_are_named(two: 
     assert state is None and len(remarks) == 2
 
 
+@pytest.mark.fault(6)
 def test_a_checkpoint_of_another_configuration_is_refused_and_kept(two: Path) -> None:
     before = two.read_bytes()
     state, remarks = checkpoint.load(two, "e" * 64)
@@ -147,6 +151,7 @@ def _sealed(payload: bytes) -> bytes:
     return hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
 
 
+@pytest.mark.fault(7)
 def test_a_checkpoint_cannot_run_code(two: Path, tmp_path: Path) -> None:
     mark, zipped = tmp_path / "mark", io.BytesIO()
     torch.save({"digest": DIGEST, "module": Evil(mark)}, zipped)
@@ -166,6 +171,7 @@ def test_a_sealed_payload_that_is_no_state_is_damaged(two: Path, payload: bytes)
     assert state is not None and state["step"] == 1 and "damaged" in remarks[0]
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("value", [np.float64(0.5), np.arange(3), Path("x")], ids=["scalar", "array", "object"])
 def test_what_could_not_be_loaded_is_refused_when_saved(two: Path, value: Any) -> None:
     before = two.read_bytes()

@@ -113,6 +113,7 @@ def test_a_stopped_trial_keeps_a_checkpoint_and_goes_on_from_it(job: Any) -> Non
     assert _kept(path) == ["seed00.json"]
 
 
+@pytest.mark.fault(4)
 def test_a_damaged_checkpoint_is_told_in_the_record(job: Any) -> None:
     _, path = job()
     whole = _same(path)
@@ -175,6 +176,7 @@ def _of_a_gpu(state: dict[str, Any]) -> None:
     state["noise"] = state["noise"][:16]
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("edit", [_wide, _renamed, _without_optimiser, _more_parameters, _of_old_code, _of_a_gpu])
 def test_a_checkpoint_of_other_code_is_set_aside_and_the_trial_begins_again(
     job: Any, edit: Callable[[dict[str, Any]], None]
@@ -270,6 +272,7 @@ def test_a_method_that_raises_tells_why_in_one_line(job: Any, capfd: pytest.Capt
     assert "Traceback" in said.err  # goes to the log
 
 
+@pytest.mark.fault(12)
 def test_a_loss_that_is_no_number_is_a_result(job: Any) -> None:
     code, path = job(fault="loss", at=6)
     found = record.read(path)
@@ -294,6 +297,7 @@ def test_bad_input_found_by_a_trial_is_one_line(job: Any, capfd: pytest.CaptureF
 # the lock
 
 
+@pytest.mark.fault(11)
 def test_the_lock_has_one_holder_and_is_free_again(tmp_path: Path) -> None:
     path = tmp_path / "row" / "seed00.lock"
     with trial.locked(path) as first, trial.locked(path) as second:
@@ -303,6 +307,7 @@ def test_the_lock_has_one_holder_and_is_free_again(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.fault(11)
 def test_a_lock_file_of_a_dead_process_is_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "seed00.lock"
     path.write_text("")
@@ -441,6 +446,7 @@ def _stored(dispatcher: Dispatcher, what: Trial) -> dict[str, Any]:
     return record.read(record.record_path(dispatcher.plan.out, what))
 
 
+@pytest.mark.fault(15)
 @pytest.mark.parametrize(
     ("script", "status", "reason"),
     [
@@ -776,6 +782,7 @@ def test_a_run_is_done_once(
     assert path.stat().st_mtime_ns == before
 
 
+@pytest.mark.fault(1)
 def test_kill_9_of_a_trial_then_sigterm_then_the_same_command_equals_an_undisturbed_run(
     amm: tuple[Path, Path, Path], expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -810,6 +817,7 @@ def test_kill_9_of_a_trial_then_sigterm_then_the_same_command_equals_an_undistur
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.fault(1, 2)
 def test_kill_9_of_the_dispatcher_then_sigint_then_no_time_then_the_same_command_equals_an_undisturbed_run(
     amm: tuple[Path, Path, Path], expected: dict[str, Any]
 ) -> None:
@@ -839,6 +847,7 @@ def test_kill_9_of_the_dispatcher_then_sigint_then_no_time_then_the_same_command
     assert record.read(path)["run"]["resumed"] == 2
 
 
+@pytest.mark.fault(12)
 def test_failures_are_recorded_and_the_others_complete(
     write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -859,6 +868,7 @@ def test_failures_are_recorded_and_the_others_complete(
     assert "1 diverged, 1 done, 1 failed" in said and "Traceback" not in said
 
 
+@pytest.mark.fault(11)
 def test_two_runners_on_one_folder_share_the_work(
     write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -901,6 +911,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], d
     return run
 
 
+@pytest.mark.fault(26)
 def test_trials_that_share_a_process_have_the_results_of_each_alone(
     write_suite: Callable[..., Path], tmp_path: Path, alone: Callable[[Path], dict[str, dict[str, Any]]]
 ) -> None:
@@ -916,6 +927,7 @@ def test_trials_that_share_a_process_have_the_results_of_each_alone(
     assert {path.suffix for path in out.rglob("seed*")} == {".json"}
 
 
+@pytest.mark.fault(15)
 def test_kill_9_of_a_shared_process_costs_what_was_under_way_and_the_same_command_mends_it(
     write_suite: Callable[..., Path], tmp_path: Path, alone: Callable[[Path], dict[str, dict[str, Any]]]
 ) -> None:

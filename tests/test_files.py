@@ -39,6 +39,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     assert os.listdir(tmp_path) == ["file.json"]
 
 
+@pytest.mark.fault(9)
 def test_a_real_full_disk_is_met_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.json"
     write_atomic(path, b"old")
@@ -69,6 +70,7 @@ def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path: Path, monke
     assert os.listdir(tmp_path) == ["file.json"]
 
 
+@pytest.mark.fault(10)
 def test_a_stale_part_of_a_dead_run_is_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     stale = tmp_path / f".file.json.{os.getpid()}.part"

@@ -285,6 +285,7 @@ def _going(run: Run) -> Going:
     return DONE
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize(
     ("suite", "row"), [("mnist_unsup", "amm_k10_fixed"), ("digits_semi", "samm"), ("plane_unsup", "aae")]
 )
@@ -305,6 +306,7 @@ def test_three_trials_that_share_the_device_are_what_each_is_alone(suite: str, r
         assert [point["step"] for point in found.curve] == [point["step"] for point in expected.curve]
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize("share", ["3", None])
 def test_the_whole_command_on_the_device(share: str | None, write_suite: Callable[..., Path], tmp_path: Path) -> None:
     suite = write_suite("amm", "kmeans", seeds="0-2")

@@ -89,6 +89,7 @@ def _write(root: Path, contents: Files) -> Path:
     return raw
 
 
+@pytest.mark.fault(17)
 def test_present_files_need_no_socket(fake: Files, tmp_path: Path) -> None:
     _write(tmp_path / "here", fake)
     found = _mnist(tmp_path / "here")
@@ -111,6 +112,7 @@ def test_root_is_the_argument_then_the_environment_then_data(fake: Files, tmp_pa
     assert len(_mnist(None).y) == 40
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("name", list(official.MNIST_FILES))
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "page"])
 def test_damaged_file_is_named(fake: Files, tmp_path: Path, name: str, damage: str) -> None:
@@ -335,6 +337,7 @@ def _swapped(counts: tuple[int, ...]) -> Any:
     return np.repeat(np.arange(10), np.array(counts) - np.eye(10, dtype=int)[1] + np.eye(10, dtype=int)[2])
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
@@ -355,6 +358,7 @@ def test_arrays_that_cannot_be_svhn(root: Path, arrays: dict[str, Any], words: s
     assert message.startswith(f"{path}: ") and words in message
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize(
     ("split", "digits", "words"),
     [
@@ -453,6 +457,7 @@ def test_svhn_is_fetched_whole_and_silently(
     assert capsys.readouterr().out == "" and _left(root) == set(NAMES.values())
 
 
+@pytest.mark.fault(16)
 def test_svhn_that_comes_damaged_is_not_kept(bodies: Files, tmp_path: Path, monkeypatch: Patch) -> None:
     _serve(monkeypatch, {**bodies, "test": bodies["test"][:-1]})
     message = _refused(lambda: _svhn(tmp_path / "root"))

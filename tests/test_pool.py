@@ -113,6 +113,7 @@ def test_crowded_is_more_than_one_under_way() -> None:
 # too little memory
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize(("trials", "limit"), [(2, 1), (3, 1), (4, 2), (5, 2), (8, 4), (9, 4)])
 def test_without_memory_half_of_the_others_go_on_and_nobody_is_lost(trials: int, limit: int) -> None:
     fake = Fake(trials, [6] * trials)
@@ -125,6 +126,7 @@ def test_without_memory_half_of_the_others_go_on_and_nobody_is_lost(trials: int,
     assert fake.lives[0] == 1 and fake.lives[trials - 1] == 2
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("which", [0, 1, 2, 3])
 def test_whichever_trial_finds_no_memory_all_end_and_no_more_go_than_fit(which: int) -> None:
     fake = Fake(4, [8] * 4)

@@ -32,7 +32,8 @@ def path(tmp_path: Path, trial: Trial) -> Path:
 
 
 def _edited(path: Path, **changes: Any) -> None:
-    value = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    """Changes a record as if it had been written so, without a seal."""
+    value = {**json.loads(path.read_text(encoding="utf-8")), "seal": ..., **changes}
     path.write_text(json.dumps({key: item for key, item in value.items() if item is not Ellipsis}), encoding="utf-8")
 
 
@@ -61,6 +62,7 @@ def test_the_same_record_has_the_same_bytes(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_is_none_is_refused_and_the_old_record_stays(path: Path, trial: Trial, number: float) -> None:
     before = path.read_bytes()
@@ -84,6 +86,7 @@ def test_a_reason_that_is_no_valid_unicode_can_be_stored(path: Path, trial: Tria
     assert read(path)["reason"].startswith("cannot open ")
 
 
+@pytest.mark.fault(21)
 def test_a_truncated_record_is_refused_at_every_length(path: Path, trial: Trial) -> None:
     content = path.read_bytes().rstrip(b"\n")
     sampled = sorted({0, 1, 2, 100, len(content) // 2, len(content) - 1, *range(0, len(content), 37)})
@@ -93,6 +96,7 @@ def test_a_truncated_record_is_refused_at_every_length(path: Path, trial: Trial)
         assert stored_status(path, trial) == "unreadable"
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize(
     "content",
     [
@@ -241,6 +245,37 @@ def test_an_edited_later_field_is_seen(path: Path, key: str, value: Any) -> None
     stored = json.loads(path.read_text(encoding="utf-8"))["trial"]
     _edited(path, trial={**stored, key: value})
     _refused(path, "does not match its digest")
+
+
+@pytest.mark.fault(21)
+def test_any_change_after_writing_is_seen(path: Path) -> None:
+    content = path.read_bytes()
+    for old, new in ((b"3.5", b"3.4"), (b'"reason": null', b'"reason": ""'), (b"1.5", b"1.25"), (b'"seal"', b'"sea1"')):
+        assert content.count(old) == 1
+        path.write_bytes(content.replace(old, new))
+        _refused(path)
+    path.write_text(json.dumps(json.loads(content)), encoding="utf-8")  # laid out otherwise it says the same
+    assert read(path)["result"] == RESULT
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"departures": [1]}, "has departures that are no text"),
+        ({"departures": "one"}, "has departures 'one', expected list"),
+        ({"result": {**RESULT, "weights_sha256": ["a"]}}, "has result.weights_sha256 ['a'], expected str"),
+        ({"result": {"last": [3.5]}}, "has result.last [3.5], expected dict"),
+        ({"result": {"last": {"step": 1, "test": {"majority": True}}}}, "with the majority True, which is no number"),
+        ({"result": {"last": {"step": "1", "test": {}}}}, "with the step '1', which is no number"),
+        ({"data": {"note": 3}}, "has data.note 3, expected str"),
+        ({"data": {"variant": {"name": "x", "train": {"note": "n"}}}}, "without note and sha256_images_nhwc"),
+        ({"run": {"git": "main"}}, "has run.git 'main', expected dict"),
+        ({"more": 1}, "holds the unknown 'more'"),
+    ],
+)
+def test_a_record_that_a_table_would_stumble_over_is_refused(path: Path, changes: dict[str, Any], words: str) -> None:
+    _edited(path, **changes)
+    _refused(path, words)
 
 
 def test_only_results_are_final() -> None:

@@ -161,6 +161,7 @@ def test_exit_codes(capsys: Captured, outcomes: dict[str, int], signal: int, cod
 # suite files
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -224,6 +225,7 @@ def _no_dispatch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.dispatch.Dispatcher.run", refuse)
 
 
+@pytest.mark.fault(16)
 def test_a_cut_mnist_file_is_named(
     mnist: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -171,6 +171,7 @@ def make(row: str, seed: int, error: float = 3.0, status: str = "done", **more: 
     }
 
 
+@pytest.mark.fault(12, 20)
 def test_failures_are_shown_and_never_averaged() -> None:
     found = cell(
         [make("aae", 0, 4.0), make("aae", 1, 99.0, status="diverged"), make("aae", 2, 6.0)], "test.majority", 3
@@ -186,6 +187,7 @@ def test_few_trials_carry_their_number() -> None:
     assert cell([], "test.majority", 10).text() == ""
 
 
+@pytest.mark.fault(22)
 def test_mixed_code_data_and_dirty_trees_are_told() -> None:
     other = make("aae", 1, run={"git": {"sha": "b" * 40, "dirty": True}}, data={"digest": "d2", "note": ""})
     notes = cell([make("aae", 0), other], "test.majority", 2).notes
@@ -195,8 +197,11 @@ def test_mixed_code_data_and_dirty_trees_are_told() -> None:
         "Mixes versions of the data: d1, d2.",
     )
     assert cell([make("aae", 0, run={"git": None})], "test.majority", 1).notes == ()
+    copies = [make("aae", seed, run={"git": {"sources": str(seed), "sha": None}}) for seed in (1, 2)]  # without git
+    assert cell(copies, "test.majority", 2).notes == ("Mixes git revisions: 1, 2.",)
 
 
+@pytest.mark.fault(19)
 def test_equal_weights_and_equal_seeds_are_refused() -> None:
     one, two = make("aae", 0), make("aae", 4)
     two["result"]["weights_sha256"] = one["result"]["weights_sha256"]

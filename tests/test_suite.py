@@ -458,6 +458,7 @@ def test_seeds_are_parsed(text: str | int, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("text", ["", "a", "-3", -3, "3-1", "0,0", "0-3,2", "1,,2", "0-999999", "1.5", True, "\u0663"])
 def test_malformed_seeds_are_refused(text: Any) -> None:
     with pytest.raises(UserError, match="--seeds: "):

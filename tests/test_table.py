@@ -111,6 +111,7 @@ def test_golden_tables(fmt: str, suffix: str) -> None:
     compare(f"table_quick.{suffix}", render(SUITE, "quick", reference(), quick() + yours(), fmt))
 
 
+@pytest.mark.fault(27)
 @pytest.mark.parametrize("fmt", ["markdown", "latex", "csv"])
 def test_the_order_of_records_does_not_matter(fmt: str) -> None:
     mine, shipped = yours(), reference()
@@ -137,6 +138,7 @@ def test_a_quick_run_is_never_printed_as_a_reproduction() -> None:
         assert "reproduced" not in text
 
 
+@pytest.mark.fault(20)
 def test_a_verdict_on_fewer_trials_says_so() -> None:
     row = line_of(render(SUITE, "paper", reference(), yours(), "markdown"), "AAE")
     assert row[-1].startswith("not reproduced (7 of 10 trials): +")
@@ -274,6 +276,7 @@ def test_a_precision_other_than_fp32_is_a_departure_of_the_row() -> None:
     assert number not in _marked(line_of(text, "AAE")[4])
 
 
+@pytest.mark.fault(28)
 def test_terminals_without_the_signs_get_ascii() -> None:
     assert encodable("3 ± 1, –, é", "ascii") == "3 +/- 1, -, ?"
     assert encodable("3 ± 1, –", "utf-8") == encodable("3 ± 1, –", None) == "3 ± 1, –"
@@ -322,6 +325,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ["--suite", "mnist_unsup", "--runs", str(tmp_path / "runs"), "--reference", str(tmp_path / "reference")]
 
 
+@pytest.mark.fault(21)
 def test_command_line_reads_prints_and_counts_what_it_leaves_out(
     stored: list[str], capsys: pytest.CaptureFixture
 ) -> None:
@@ -333,6 +337,7 @@ def test_command_line_reads_prints_and_counts_what_it_leaves_out(
     assert err.startswith("warning: ") and err.endswith("seed02.json is no record\n")
 
 
+@pytest.mark.fault(27)
 def test_command_line_writes_the_same_bytes_twice(stored: list[str], tmp_path: Path) -> None:
     for name in ("a.md", "b.md"):
         assert main([*stored, "--out", str(tmp_path / name)]) == 0

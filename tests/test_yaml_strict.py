@@ -16,6 +16,7 @@ from bench.errors import UserError
 from bench.yaml_strict import MAX_BYTES, Section, build, load, loads
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -56,6 +57,7 @@ def test_a_value_is_what_it_looks_like(text: str, value: Any) -> None:
     assert isinstance(found, type(value))
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(
     ("text", "line", "part"),
     [

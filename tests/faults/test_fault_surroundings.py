@@ -1,0 +1,138 @@
+"""Faults of the surroundings: no network, no GPU, no terminal, no home, no signs but ASCII; and of what a table is made of."""
+
+from __future__ import annotations
+
+import ast
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import run, table
+from bench.plan import trials
+from bench.record import new_record, record_path, write
+from bench.suite import load_suite
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.mark.fault(17)
+def test_without_a_network_the_command_says_in_one_line_what_to_do(
+    write_suite: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """All of the code that downloads runs; only the system knows no host."""
+
+    def nowhere(*_: object, **__: object) -> Any:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    suite = write_suite("kmeans", data="mnist", validation="5000")
+    where = ["--data-root", str(tmp_path / "root"), "--out", str(tmp_path / "out")]
+    assert run.main(["--suite", str(suite), "--budget", "quick", *where]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "Name or service not known" in line and "https://" in line and str(tmp_path / "root") in line
+    assert list((tmp_path / "root").rglob("*")) == [] and not list((tmp_path / "out").rglob("*.json"))
+
+
+def _hostile(tmp_path: Path) -> dict[str, str]:
+    """An environment without home, terminal, colours, GPU, and with ASCII alone."""
+    env = {
+        key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHONIO", "PYTHONUTF"))
+    }
+    env |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    return env | {"HOME": str(tmp_path / "absent"), "NO_COLOR": "1", "COLUMNS": "80", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def _command(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+
+
+@pytest.mark.fault(25)
+def test_a_gpu_that_is_hidden_is_named_and_the_cpu_not_taken_unasked(
+    write_suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    where = ("--budget", "quick", "--out", str(tmp_path / "out"), "--device", "cuda")
+    done = _command(_hostile(tmp_path), "bench.run", "--suite", str(write_suite("kmeans")), *where)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode("ascii") == "error: --device: unknown device 'cuda'; choices: auto, cpu\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.fault(28)
+def test_without_home_terminal_and_signs_a_suite_runs_and_its_table_is_printed(
+    write_suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    suite, env = write_suite("kmeans", seeds="0-2"), _hostile(tmp_path)
+    where = ("--suite", str(suite), "--budget", "quick")
+    done = _command(env, "bench.run", *where, "--out", str(tmp_path / "out"), "--workers", "1")
+    assert done.returncode == 0 and b"\x1b" not in done.stderr, done.stderr
+    done.stderr.decode("ascii")
+    shown = _command(env, "bench.table", *where, "--runs", str(tmp_path / "out"))
+    assert shown.returncode == 0, shown.stderr
+    assert "+/-" in shown.stdout.decode("ascii")
+
+
+@pytest.fixture
+def nine(write_suite: Callable[..., Path], tmp_path: Path) -> list[str]:
+    """Options of a table over nine results, of two revisions of the code, and one failure."""
+    suite = write_suite("kmeans", seeds="0-9")
+    for trial in trials(load_suite(suite), "quick"):
+        score = {"step": 0, "test": {"majority": 3.0 + trial.seed}}
+        result = {"last": score, "weights_sha256": f"{trial.seed}"} if trial.seed else None
+        git = {"sha": f"{trial.seed // 5}" * 40, "dirty": False}
+        status, reason = ("done", None) if trial.seed else ("failed", "no space")
+        one = new_record(trial, status, reason, result, {"digest": "d"}, {"git": git})
+        write(record_path(tmp_path / "out", trial), one)
+    return ["--suite", str(suite), "--budget", "quick", "--runs", str(tmp_path / "out")]
+
+
+@pytest.mark.fault(20)
+def test_nine_of_ten_are_shown_as_nine_and_refused_if_all_are_wanted(nine: list[str], capsys: Captured) -> None:
+    assert table.main(nine) == 0
+    shown = capsys.readouterr().out
+    assert "8.00 ± 2.74 (9 of 10), 1/10 failed" in shown and "seed 0 failed (no space)" in shown
+    assert table.main([*nine, "--strict"]) == 1
+    assert capsys.readouterr().err == "incomplete: kmeans: 9 of 10\n"
+
+
+@pytest.mark.fault(22)
+def test_results_of_two_revisions_are_never_mixed_in_silence(nine: list[str], capsys: Captured) -> None:
+    for fmt in ("markdown", "latex", "csv"):
+        assert table.main([*nine, "--format", fmt]) == 0
+        assert "Mixes git revisions: 000000000000, 111111111111." in capsys.readouterr().out
+
+
+@pytest.mark.fault(20)
+def test_a_whole_suite_is_enough_if_all_are_wanted(nine: list[str], capsys: Captured) -> None:
+    (trial,) = trials(load_suite(Path(nine[1])), "quick", seeds=[0])
+    result = {"last": {"step": 0, "test": {"majority": 3.0}}, "weights_sha256": "0"}
+    write(record_path(Path(nine[-1]), trial), new_record(trial, "done", None, result, {"digest": "d"}))
+    assert table.main([*nine, "--strict"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+UNSAFE = {"eval", "exec", "pickle.load", "pickle.loads", "os.system", "yaml.load", "yaml.unsafe_load", "marshal.loads"}
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize(
+    "path", [p for root in ("bench", "models", "baselines") for p in sorted((ROOT / root).rglob("*.py"))]
+)
+def test_no_source_could_run_what_it_reads(path: Path) -> None:
+    for call in (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        safe = name == "yaml.load" and "Loader" in ast.unparse(call)  # bench.yaml_strict's own, a SafeLoader
+        safe |= name == "exec" and path.name == "tape.py"  # of a program that it has just recorded itself
+        assert name not in UNSAFE or safe, f"{path.name}:{call.lineno}"
+        if name == "torch.load":
+            assert "weights_only=True" in ast.unparse(call), f"{path.name}:{call.lineno}"
