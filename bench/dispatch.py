@@ -15,12 +15,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from joblib import Parallel, delayed
 
@@ -31,6 +31,9 @@ from bench.pool import BUSY, DONE, UNFINISHED, USER_ERROR
 from bench.progress import Board
 from bench.suite import Trial
 from bench.trial import Job
+
+if TYPE_CHECKING:
+    from bench.cluster import Remote
 
 ROOT = Path(__file__).resolve().parent.parent
 LOT = 16  # trials at most that one process takes at once
@@ -98,6 +101,15 @@ class Worker:
             )
         return self.child
 
+    def hand(self, text: str) -> Iterable[str]:
+        """Hands jobs to the process, a line each; the lines that it says."""
+        child = self.start()
+        assert child.stdin and child.stdout
+        with suppress(BrokenPipeError):  # it died at once; its exit code says how
+            child.stdin.write(text)
+            child.stdin.flush()
+        return child.stdout
+
     def signal(self, number: int) -> None:
         """Passes a signal on to the process, if there is one."""
         child = self.child
@@ -120,11 +132,11 @@ class Worker:
 class Dispatcher:
     """Runs trials by a plan; `run` returns how many ended how."""
 
-    def __init__(self, plan: Plan, board: Board) -> None:
+    def __init__(self, plan: Plan, board: Board, workers: Sequence[Worker | Remote] = ()) -> None:
         self.plan, self.board = plan, board
         self.until = None if plan.seconds is None else time.monotonic() + plan.seconds
-        self.workers = [Worker(device, plan.threads) for device in plan.devices]
-        self.free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self.workers = list(workers) or [Worker(device, plan.threads) for device in plan.devices]
+        self.free: queue.SimpleQueue[Worker | Remote] = queue.SimpleQueue()
         for worker in self.workers:
             self.free.put(worker)
         self.signal = 0  # the first one received
@@ -136,7 +148,7 @@ class Dispatcher:
         Raises UserError if a trial found that its input cannot be used.
         """
         with self._signals():
-            parallel = Parallel(n_jobs=len(self.plan.devices), backend="threading", batch_size=1, pre_dispatch="all")
+            parallel = Parallel(n_jobs=len(self.workers), backend="threading", batch_size=1, pre_dispatch="all")
             try:
                 outcomes = parallel(delayed(self._lot)(lot) for lot in self.plan.lots(trials))
             finally:
@@ -186,23 +198,19 @@ class Dispatcher:
         finally:
             self.free.put(worker)
 
-    def _start(self, worker: Worker, lot: Sequence[Trial], seconds: float | None) -> list[str]:
+    def _start(self, worker: Worker | Remote, lot: Sequence[Trial], seconds: float | None) -> list[str]:
         """Hands trials to a worker and listens until all have ended or its process has died."""
         plan = self.plan
         root = str(plan.data_root) if plan.data_root else None
         share = 1 if worker.device == "cpu" and plan.share is None else plan.share
         how = (plan.threads, root, plan.checkpoint_every, seconds, plan.keep_weights)
         jobs = [Job(trial, worker.device, str(plan.out), *how, n, share, plan.engine) for n, trial in enumerate(lot)]
-        child = worker.start()
-        assert child.stdin and child.stdout
-        with suppress(BrokenPipeError):  # it died at once; its exit code says how
-            child.stdin.write("".join(json.dumps(asdict(job)) + "\n" for job in jobs))
-            child.stdin.flush()
+        lines = worker.hand("".join(json.dumps(asdict(job)) + "\n" for job in jobs))
         if self.signal and not worker.told:  # it came while the child was being started
             worker.signal(signal.SIGTERM)
         said: dict[int, dict[str, Any]] = {number: {} for number in range(len(lot))}
         statuses: dict[int, str] = {}
-        for line in child.stdout:
+        for line in lines:
             heard = _parsed(line)
             number = heard.get("trial", 0)
             if number not in said or number in statuses:
@@ -232,6 +240,7 @@ class Dispatcher:
         if end == USER_ERROR:
             self.stopped = f"error: {said.get('error', 'bad input')}"
             return "failed"
+        os.listdir(path.parent)  # makes an NFS client look anew for what another machine has written
         status = record.stored_status(path, trial)
         if end not in (DONE, UNFINISHED) and status not in record.FINAL:
             status = "failed" if end is not None else "interrupted" if self.signal else "killed"

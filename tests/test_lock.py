@@ -163,7 +163,7 @@ def test_a_holder_notices_also_when_the_one_who_took_over_has_left(path: Path) -
 @pytest.fixture
 def far(tmp_path: Path, write_suite: Callable[..., Path]) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
     """Starts the trial `TRIAL` on a machine of this name."""
-    what = trial_of(write_suite("amm", quick="{steps: 600, validate: 100, label: short}"))
+    what = trial_of(write_suite("amm", quick="{steps: 200, validate: 50, label: short}"))
     record.record_path(tmp_path / "out", what).parent.mkdir(parents=True)
     children = []
 
@@ -176,7 +176,7 @@ def far(tmp_path: Path, write_suite: Callable[..., Path]) -> Iterator[Callable[[
             text=True,
         )
         assert child.stdin
-        child.stdin.write(json.dumps(asdict(Job(what, "cpu", str(tmp_path / "out"), 1, checkpoint_every=0.0))) + "\n")
+        child.stdin.write(json.dumps(asdict(Job(what, "cpu", str(tmp_path / "out"), 1, checkpoint_every=0.2))) + "\n")
         child.stdin.flush()
         children.append(child)
         return child
