@@ -26,12 +26,13 @@ from bench.engine import require_device
 from bench.errors import UserError
 from bench.lock import STALE_S
 from bench.pool import BUSY, UNFINISHED
+from bench.remote import compute, sees, stop
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections import Counter
 
-    from bench.dispatch import Dispatcher, Plan, Worker
+    from bench.dispatch import Dispatcher, Plan
     from bench.suite import Trial
 
 Lines = Generator[str, None, list[str] | None]
@@ -42,76 +43,6 @@ ABSENT_S = 300.0  # without any worker, after which a run ends and the rest stay
 POLL_S = 1.0
 MOST = 256  # lots at once
 RETRIES = 3  # of a lot whose workers keep dying, beside those that the scheduler makes itself
-
-
-# on a worker
-
-
-@dataclass
-class _Task:
-    topic: str
-    device: str
-    worker: Worker
-    told: int = 0
-
-
-_running: dict[str, _Task] = {}
-_stopped: dict[str, int] = {}  # signals by topic, also for tasks that begin later
-_lock = threading.Lock()
-
-
-def compute(topic: str, key: str, jobs: list[dict[str, Any]], threads: int) -> tuple[list[str], int]:
-    """Runs jobs in one trial process; what it said without the steps, and its exit code. All of it goes to the topic too."""
-    from distributed import get_worker
-
-    from bench.dispatch import Worker
-
-    tell = get_worker().log_event
-    tell(topic, {"key": key, "begun": uuid4().hex})
-    with _lock:
-        device = _free_device(jobs[0]["device"])
-        task = _running[key] = _Task(topic, device, Worker(device, threads))
-    said: list[str] = []
-    ended = 0
-    try:
-        lines = task.worker.hand("".join(json.dumps({**job, "device": device}) + "\n" for job in jobs))
-        stop(topic, _stopped.get(topic, 0))
-        for line in lines:
-            tell(topic, {"key": key, "line": line})
-            if '"step"' not in line:
-                said.append(line)
-                ended += '"end"' in line
-            if ended == len(jobs):
-                break
-    finally:
-        code = task.worker.close()
-        del _running[key]
-    return said, code
-
-
-def _free_device(device: str) -> str:
-    """Of "cuda" the first GPU that no task of this worker has; a worker with `--resources GPU=2` has two."""
-    if device != "cuda":
-        return device
-    taken = {task.device for task in _running.values()}
-    return next(name for name in (f"cuda:{index}" for index in range(len(taken) + 1)) if name not in taken)
-
-
-def stop(topic: str, times: int) -> None:
-    """Passes on to each trial of a run as many signals as its runner has got; calling it again does no harm."""
-    _stopped[topic] = times
-    for task in list(_running.values()):
-        while task.topic == topic and task.told < times:
-            task.told += 1
-            task.worker.signal(signal.SIGTERM)
-
-
-def sees(probe: str) -> bool:
-    """Whether a worker sees a file of the runner's."""
-    return Path(probe).exists()
-
-
-# at the runner
 
 
 @dataclass

@@ -11,12 +11,10 @@ import json
 import os
 import queue
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, groupby
 from pathlib import Path
@@ -28,6 +26,7 @@ from bench import record
 from bench.engine import Mode
 from bench.errors import UserError
 from bench.pool import BUSY, DONE, UNFINISHED, USER_ERROR
+from bench.process import Worker
 from bench.progress import Board
 from bench.suite import Trial
 from bench.trial import Job
@@ -35,7 +34,6 @@ from bench.trial import Job
 if TYPE_CHECKING:
     from bench.cluster import Remote
 
-ROOT = Path(__file__).resolve().parent.parent
 LOT = 16  # trials at most that one process takes at once
 
 
@@ -74,59 +72,6 @@ class Plan:
             size = min(most, -(-len(row) // len(self.devices)))
             lots += [row[start : start + size] for start in range(0, len(row), size)]
         return lots
-
-
-class Worker:
-    """A device and the process that computes on it, started when first needed and again after its death."""
-
-    def __init__(self, device: str, threads: int) -> None:
-        self.device, self.threads = device, threads
-        self.child: subprocess.Popen[str] | None = None
-        self.told = False  # whether this process has got a signal; a second one would end it at once
-
-    def start(self) -> subprocess.Popen[str]:
-        """The living process; one that died while idle is replaced."""
-        if self.child is not None and self.child.poll() is not None:
-            self.close()
-        if self.child is None:
-            self.told = False
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "bench.trial"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",  # whatever a method prints must not hurt
-                env=environment(self.threads),
-                start_new_session=True,  # a terminal's Ctrl-C reaches the dispatcher alone, which passes it on
-            )
-        return self.child
-
-    def hand(self, text: str) -> Iterable[str]:
-        """Hands jobs to the process, a line each; the lines that it says."""
-        child = self.start()
-        assert child.stdin and child.stdout
-        with suppress(BrokenPipeError):  # it died at once; its exit code says how
-            child.stdin.write(text)
-            child.stdin.flush()
-        return child.stdout
-
-    def signal(self, number: int) -> None:
-        """Passes a signal on to the process, if there is one."""
-        child = self.child
-        if child is not None and child.poll() is None:
-            self.told = True
-            child.send_signal(number)
-
-    def close(self) -> int:
-        """Lets the process end, which it does when its input ends, and returns its exit code."""
-        child, self.child = self.child, None
-        if child is None:
-            return 0
-        assert child.stdin and child.stdout
-        with suppress(BrokenPipeError):
-            child.stdin.close()
-        child.stdout.close()
-        return child.wait()
 
 
 class Dispatcher:
@@ -258,25 +203,6 @@ def _name(trial: Trial) -> str:
 
 def _death(code: int | None) -> str:
     return f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-
-
-def environment(threads: int) -> dict[str, str]:
-    """The child's environment: where the package lies, its threads, deterministic matrix products, memory kept.
-
-    glibc returns large buffers to the system at once and pays a page fault for every page of the next one; keeping them
-    makes elementwise work on a CPU two to three times as fast.
-    """
-    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    return {
-        **os.environ,
-        "PYTHONPATH": path,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        "MALLOC_MMAP_THRESHOLD_": str(2**32),
-        "MALLOC_TRIM_THRESHOLD_": str(2**33),
-        "MALLOC_TOP_PAD_": str(2**28),
-    }
 
 
 def _parsed(line: str) -> dict[str, Any]:
