@@ -11,16 +11,14 @@ import json
 import os
 import queue
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from joblib import Parallel, delayed
 
@@ -28,11 +26,14 @@ from bench import record
 from bench.engine import Mode
 from bench.errors import UserError
 from bench.pool import BUSY, DONE, UNFINISHED, USER_ERROR
+from bench.process import Worker
 from bench.progress import Board
 from bench.suite import Trial
 from bench.trial import Job
 
-ROOT = Path(__file__).resolve().parent.parent
+if TYPE_CHECKING:
+    from bench.cluster import Remote
+
 LOT = 16  # trials at most that one process takes at once
 
 
@@ -73,58 +74,14 @@ class Plan:
         return lots
 
 
-class Worker:
-    """A device and the process that computes on it, started when first needed and again after its death."""
-
-    def __init__(self, device: str, threads: int) -> None:
-        self.device, self.threads = device, threads
-        self.child: subprocess.Popen[str] | None = None
-        self.told = False  # whether this process has got a signal; a second one would end it at once
-
-    def start(self) -> subprocess.Popen[str]:
-        """The living process; one that died while idle is replaced."""
-        if self.child is not None and self.child.poll() is not None:
-            self.close()
-        if self.child is None:
-            self.told = False
-            self.child = subprocess.Popen(
-                [sys.executable, "-m", "bench.trial"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                encoding="utf-8",
-                errors="replace",  # whatever a method prints must not hurt
-                env=environment(self.threads),
-                start_new_session=True,  # a terminal's Ctrl-C reaches the dispatcher alone, which passes it on
-            )
-        return self.child
-
-    def signal(self, number: int) -> None:
-        """Passes a signal on to the process, if there is one."""
-        child = self.child
-        if child is not None and child.poll() is None:
-            self.told = True
-            child.send_signal(number)
-
-    def close(self) -> int:
-        """Lets the process end, which it does when its input ends, and returns its exit code."""
-        child, self.child = self.child, None
-        if child is None:
-            return 0
-        assert child.stdin and child.stdout
-        with suppress(BrokenPipeError):
-            child.stdin.close()
-        child.stdout.close()
-        return child.wait()
-
-
 class Dispatcher:
     """Runs trials by a plan; `run` returns how many ended how."""
 
-    def __init__(self, plan: Plan, board: Board) -> None:
+    def __init__(self, plan: Plan, board: Board, workers: Sequence[Worker | Remote] = ()) -> None:
         self.plan, self.board = plan, board
         self.until = None if plan.seconds is None else time.monotonic() + plan.seconds
-        self.workers = [Worker(device, plan.threads) for device in plan.devices]
-        self.free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self.workers = list(workers) or [Worker(device, plan.threads) for device in plan.devices]
+        self.free: queue.SimpleQueue[Worker | Remote] = queue.SimpleQueue()
         for worker in self.workers:
             self.free.put(worker)
         self.signal = 0  # the first one received
@@ -136,7 +93,7 @@ class Dispatcher:
         Raises UserError if a trial found that its input cannot be used.
         """
         with self._signals():
-            parallel = Parallel(n_jobs=len(self.plan.devices), backend="threading", batch_size=1, pre_dispatch="all")
+            parallel = Parallel(n_jobs=len(self.workers), backend="threading", batch_size=1, pre_dispatch="all")
             try:
                 outcomes = parallel(delayed(self._lot)(lot) for lot in self.plan.lots(trials))
             finally:
@@ -186,23 +143,19 @@ class Dispatcher:
         finally:
             self.free.put(worker)
 
-    def _start(self, worker: Worker, lot: Sequence[Trial], seconds: float | None) -> list[str]:
+    def _start(self, worker: Worker | Remote, lot: Sequence[Trial], seconds: float | None) -> list[str]:
         """Hands trials to a worker and listens until all have ended or its process has died."""
         plan = self.plan
         root = str(plan.data_root) if plan.data_root else None
         share = 1 if worker.device == "cpu" and plan.share is None else plan.share
         how = (plan.threads, root, plan.checkpoint_every, seconds, plan.keep_weights)
         jobs = [Job(trial, worker.device, str(plan.out), *how, n, share, plan.engine) for n, trial in enumerate(lot)]
-        child = worker.start()
-        assert child.stdin and child.stdout
-        with suppress(BrokenPipeError):  # it died at once; its exit code says how
-            child.stdin.write("".join(json.dumps(asdict(job)) + "\n" for job in jobs))
-            child.stdin.flush()
+        lines = worker.hand("".join(json.dumps(asdict(job)) + "\n" for job in jobs))
         if self.signal and not worker.told:  # it came while the child was being started
             worker.signal(signal.SIGTERM)
         said: dict[int, dict[str, Any]] = {number: {} for number in range(len(lot))}
         statuses: dict[int, str] = {}
-        for line in child.stdout:
+        for line in lines:
             heard = _parsed(line)
             number = heard.get("trial", 0)
             if number not in said or number in statuses:
@@ -232,6 +185,7 @@ class Dispatcher:
         if end == USER_ERROR:
             self.stopped = f"error: {said.get('error', 'bad input')}"
             return "failed"
+        os.listdir(path.parent)  # makes an NFS client look anew for what another machine has written
         status = record.stored_status(path, trial)
         if end not in (DONE, UNFINISHED) and status not in record.FINAL:
             status = "failed" if end is not None else "interrupted" if self.signal else "killed"
@@ -249,25 +203,6 @@ def _name(trial: Trial) -> str:
 
 def _death(code: int | None) -> str:
     return f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-
-
-def environment(threads: int) -> dict[str, str]:
-    """The child's environment: where the package lies, its threads, deterministic matrix products, memory kept.
-
-    glibc returns large buffers to the system at once and pays a page fault for every page of the next one; keeping them
-    makes elementwise work on a CPU two to three times as fast.
-    """
-    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    return {
-        **os.environ,
-        "PYTHONPATH": path,
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        "MALLOC_MMAP_THRESHOLD_": str(2**32),
-        "MALLOC_TRIM_THRESHOLD_": str(2**33),
-        "MALLOC_TOP_PAD_": str(2**28),
-    }
 
 
 def _parsed(line: str) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 from bench.errors import UserError
 
 STALE_S = 600.0  # after which nobody writes a part any more
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # a file system that has no hard links
 
 
 def write_output(path: Path, content: str | bytes) -> None:
@@ -26,20 +29,52 @@ def write_atomic(path: Path, content: bytes) -> None:
 
     Raises OSError with the old file intact and nothing left behind.
     """
+    with _beside(path, content) as part:
+        os.replace(part, path)
+
+
+def write_once(path: Path, content: bytes) -> bool:
+    """`write_atomic` for a name that must be free; False if it is not. Of many that try at once one succeeds."""
+    with _beside(path, content) as part:
+        return publish(part, path)
+
+
+def publish(part: Path, path: Path) -> bool:
+    """Moves a file onto a name that must be free; False if it is not.
+
+    A hard link is made by one alone, also over NFS. Where there are none, two that come at the same instant may both succeed.
+    """
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        if os.stat(part).st_nlink < 2:  # else NFS made the link, lost its answer and asked again
+            return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if path.exists():
+            return False
+        os.replace(part, path)
+        return True
+    part.unlink()
+    return True
+
+
+@contextmanager
+def _beside(path: Path, content: bytes) -> Iterator[Path]:
+    """A file with this content beside `path`, which the caller moves there; in the end it is gone in any case."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(
-        f".{path.name}.{os.getpid()}.{uuid4().hex}.part"
-    )  # unique: a stale one of a dead run is no obstacle
+    # unique: a stale one of a dead run is no obstacle
+    part = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex}.part")
     try:
         with part.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
+        yield part
+    finally:
         with suppress(OSError):
             part.unlink()
-        raise
 
 
 def sweep(path: Path) -> None:

@@ -10,12 +10,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType
 from typing import Any, NoReturn
+from uuid import uuid4
 
 from bench.errors import UserError
-from bench.files import write_atomic
+from bench.files import publish, write_once
 from bench.plan import as_planned_today
 from bench.suite import Trial
 
@@ -68,22 +70,45 @@ def new_record(
     }
 
 
-def write(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a record atomically. A record of another trial under the same name is kept beside it, never lost."""
+def write(path: Path, record: Mapping[str, Any]) -> bool:
+    """Writes a record atomically; False if a final one of the same trial lies there already: the first result stands.
+
+    A record of another trial under the same name is kept beside it, never lost.
+    """
     sealed = {**record, "seal": _seal(record)}
-    text = json.dumps(sealed, indent=1, allow_nan=False, ensure_ascii=False)
-    if path.exists():
-        try:
-            old = read(path)["digest"]
-        except UserError:
-            old = "unreadable"
-        if old != record["digest"]:
-            names = (
-                path.with_name(f"{path.stem}.{old[:8]}{mark}.stale")
-                for mark in ("", *(f".{n}" for n in range(1, 1000)))
-            )
-            path.replace(next(name for name in names if not name.exists()))
-    write_atomic(path, text.encode("utf-8", "backslashreplace") + b"\n")
+    content = json.dumps(sealed, indent=1, allow_nan=False, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    while not write_once(path, content + b"\n"):
+        if _is_result(path, record["digest"]):
+            return False
+        aside = path.with_name(f".{path.name}.{uuid4().hex}.aside")
+        with suppress(FileNotFoundError):
+            path.replace(aside)
+            if _is_result(aside, record["digest"]):  # it came while we looked
+                publish(aside, path)
+                return False
+            _put_away(aside, path, record["digest"])
+    return True
+
+
+def _is_result(path: Path, digest: str) -> bool:
+    try:
+        found = read(path)
+    except UserError:
+        return False
+    return found["digest"] == digest and found["status"] in FINAL
+
+
+def _put_away(aside: Path, path: Path, digest: str) -> None:
+    """Deletes an older record of the same trial; one of another, or a damaged one, gets a name of its own."""
+    try:
+        old = str(read(aside)["digest"])
+    except UserError:
+        old = "unreadable"
+    if old == digest:
+        aside.unlink()
+        return
+    names = (path.with_name(f"{path.stem}.{old[:8]}{mark}.stale") for mark in ("", *(f".{n}" for n in range(1, 1000))))
+    aside.replace(next(name for name in names if not name.exists()))
 
 
 def read(path: Path) -> dict[str, Any]:

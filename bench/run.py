@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="how steps are taken (default: the faster way)",
     )
+    found.add_argument("--backend", choices=("local", "dask"), default="local", help="where (default: this machine)")
+    found.add_argument("--scheduler", metavar="ADDRESS", help="of --backend dask (default: a cluster on this machine)")
+    found.add_argument("--print-commands", action="store_true", help="print a shell line for each trial, and stop")
     found.add_argument("--keep-weights", action="store_true", help="leave the final weights beside each record")
     found.add_argument(
         "--dry-run", action="store_true", help="print what would run and how long it would take, and stop"
@@ -122,12 +125,19 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     from bench.engine import require_device  # imports torch
 
     left = unfinished(trials, options.out)
-    devices = device_slots(options.device, options.workers, len(left))
-    threads = threads_each(options.threads, len(devices))
+    if options.print_commands:
+        from bench.commands import lines
+
+        print("".join(f"{line}\n" for line in lines(left, options)), end="")
+        return 0
+    if options.scheduler and options.backend != "dask":
+        raise UserError("--scheduler: belongs to --backend dask")
+    devices = ("cpu",) if options.scheduler else device_slots(options.device, options.workers, len(left))
+    threads = threads_each(1 if options.scheduler and not options.threads else options.threads, len(devices))
     seconds = None if options.time_budget is None else parse_duration(options.time_budget)
     if not options.checkpoint_every >= 0:
         raise UserError(f"--checkpoint-every: expected seconds, got {options.checkpoint_every}")
-    for trial in left:
+    for trial in () if options.scheduler else left:
         require_device(trial.precision, devices[0])
     if options.dry_run:
         return describe(trials, left, devices, threads)
@@ -138,11 +148,17 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     from bench.progress import Board
 
     share = _positive("--share", options.share)
-    how = (options.data_root, options.checkpoint_every, seconds, options.keep_weights, share, options.engine)
-    plan = Plan(devices, threads, _writable(options.out), *how)
-    fetch(left[0], options.data_root)
-    dispatcher = Dispatcher(plan, Board())
-    return report(dispatcher.run(left), len(trials) - len(left), dispatcher.signal)
+    out, root = _writable(options.out), options.data_root
+    how = (root, options.checkpoint_every, seconds, options.keep_weights, share, options.engine)
+    fetch(left[0], root)
+    if options.backend == "dask":
+        from bench.cluster import dispatch
+
+        dispatcher, outcomes = dispatch(Plan(devices, threads, out, *how), left, options)
+    else:
+        dispatcher = Dispatcher(Plan(devices, threads, out, *how), Board())
+        outcomes = dispatcher.run(left)
+    return report(outcomes, len(trials) - len(left), dispatcher.signal)
 
 
 def unfinished(trials: Sequence[Trial], out: Path) -> list[Trial]:

@@ -8,7 +8,6 @@ take turns, a step each, on a GPU each on a stream of its own (`bench.pool`).
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -18,8 +17,6 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +28,7 @@ from bench import checkpoint, provenance, record
 from bench.engine import Mode
 from bench.errors import Diverged, UserError
 from bench.files import sweep
+from bench.lock import Lock, Lost, acquire
 from bench.pool import BUSY, DONE, FAILED, UNFINISHED, USER_ERROR, Going, Pool
 from bench.sources import SOURCES
 from bench.suite import Trial
@@ -95,38 +93,22 @@ class Stop:
         self.jobs.put("")
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[bool]:
-    """Holds the trial's lock, which the system frees when the process ends; False if another process has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                    continue  # its last holder removed the file after we had opened it
-            except FileNotFoundError:
-                continue
-            except BlockingIOError:
-                yield False
-                return
-            yield True
-            path.unlink(missing_ok=True)
-            return
-
-
 def run(job: Job, stop: Stop, pool: Pool) -> Going:
     """Runs or resumes the job's trial and writes its record; yields before every step, and returns how it ended."""
     path = record.record_path(Path(job.out), job.trial)
-    with locked(path.with_suffix(".lock")) as mine:
-        if not mine:
-            return BUSY
+    lock = yield from acquire(path.with_suffix(".lock"), stop)
+    if lock is None:
+        return BUSY
+    with lock:
         if record.stored_status(path, job.trial) in record.FINAL:
             return DONE
-        return (yield from _run(job, path, stop, pool))
+        try:
+            return (yield from _run(job, path, stop, pool, lock))
+        except Lost:
+            return BUSY
 
 
-def _run(job: Job, path: Path, stop: Stop, pool: Pool) -> Going:
+def _run(job: Job, path: Path, stop: Stop, pool: Pool, lock: Lock) -> Going:
     """The locked part of `run`."""
     sweep(path)
     torch.set_num_threads(job.threads)
@@ -138,18 +120,24 @@ def _run(job: Job, path: Path, stop: Stop, pool: Pool) -> Going:
     remarks = _resume(current, saved, made_by)
     written = time.monotonic()
 
+    def save(run: Run) -> None:
+        lock.require()
+        checkpoint.save(saved, run.state() | made_by)
+
     def keep(run: Run) -> None:
         nonlocal written
         if time.monotonic() - written >= job.checkpoint_every:
-            checkpoint.save(saved, run.state() | made_by)
+            save(run)
             written = time.monotonic()
 
     status, reason = "done", None
     try:
         for _ in current.stages(Reporter(job.number), keep):
             yield
+            if lock.lost:
+                raise Lost
             if stop() or pool.unwanted(job.number):
-                checkpoint.save(saved, current.state() | made_by)
+                save(current)
                 status, reason = "interrupted", f"at step {current.step} of {current.steps}"
                 break
     except Diverged as error:
@@ -159,7 +147,11 @@ def _run(job: Job, path: Path, stop: Stop, pool: Pool) -> Going:
     about |= {"engine": engine.name, "engine_remark": engine.remark or None, "shared_by": pool.most}
     result = current.result() if status in record.FINAL else None
     departures = current.method.departures()
-    record.write(path, record.new_record(job.trial, status, reason, result, _data_facts(current), about, departures))
+    lock.require()
+    if not record.write(
+        path, record.new_record(job.trial, status, reason, result, _data_facts(current), about, departures)
+    ):
+        raise Lost
     if status == "interrupted":
         return UNFINISHED
     if job.keep_weights and status == "done":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import io
 import json
 import os
@@ -13,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -292,46 +291,6 @@ def test_bad_input_found_by_a_trial_is_one_line(job: Any, capfd: pytest.CaptureF
     code, _ = job(rates=1)
     assert code == trial.USER_ERROR
     assert "unknown key 'rates'; did you mean 'rate'?" in json.loads(capfd.readouterr().out)["error"]
-
-
-# the lock
-
-
-@pytest.mark.fault(11)
-def test_the_lock_has_one_holder_and_is_free_again(tmp_path: Path) -> None:
-    path = tmp_path / "row" / "seed00.lock"
-    with trial.locked(path) as first, trial.locked(path) as second:
-        assert (first, second) == (True, False)
-    with trial.locked(path) as third:
-        assert third
-    assert not path.exists()
-
-
-@pytest.mark.fault(11)
-def test_a_lock_file_of_a_dead_process_is_no_obstacle(tmp_path: Path) -> None:
-    path = tmp_path / "seed00.lock"
-    path.write_text("")
-    with trial.locked(path) as mine:
-        assert mine
-
-
-def test_a_lock_that_was_waited_for_while_it_was_deleted_still_excludes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, flock, first = tmp_path / "seed00.lock", fcntl.flock, ExitStack()
-
-    def late(file: Any, how: int) -> None:
-        """The first holder leaves after the second has opened the file and before it locks it."""
-        first.close()
-        flock(file, how)
-
-    first.enter_context(trial.locked(path))
-    with monkeypatch.context() as patch, ExitStack() as second:
-        patch.setattr(fcntl, "flock", late)
-        assert second.enter_context(trial.locked(path))
-        patch.undo()
-        with trial.locked(path) as third:
-            assert not third
 
 
 # signals and pipes of a trial

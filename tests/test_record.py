@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -62,6 +63,48 @@ def test_the_same_record_has_the_same_bytes(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("status", ["done", "diverged", "killed"])
+def test_the_first_result_of_a_trial_stands(path: Path, trial: Trial, status: str) -> None:
+    before = path.read_bytes()
+    assert not write(path, new_record(trial, status, "later", RESULT))
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["seed00.json"]
+
+
+def test_a_result_that_comes_while_another_is_written_stands(
+    path: Path, trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other runner's result replaces the unfinished record just before ours would."""
+    result = path.read_bytes()
+    path.unlink()
+    write(path, new_record(trial, "interrupted", "at step 3"))
+    replace = Path.replace
+
+    def late(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        path.write_bytes(result)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    assert not write(path, new_record(trial, "done", "later", RESULT))
+    assert path.read_bytes() == result
+    assert os.listdir(path.parent) == ["seed00.json"]
+
+
+def test_a_folder_without_hard_links_holds_records_too(
+    path: Path, trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no links here")
+
+    monkeypatch.setattr(os, "link", none)
+    assert not write(path, new_record(trial, "diverged", "later"))
+    path.unlink()
+    assert write(path, new_record(trial, "killed", "first"))
+    assert write(path, new_record(trial, "done", "then", RESULT))
+    assert (read(path)["reason"], os.listdir(path.parent)) == ("then", ["seed00.json"])
+
+
 @pytest.mark.fault(21)
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_a_number_that_is_none_is_refused_and_the_old_record_stays(path: Path, trial: Trial, number: float) -> None:
@@ -82,6 +125,7 @@ def test_a_refused_record_leaves_that_of_another_trial_in_its_place(
 
 
 def test_a_reason_that_is_no_valid_unicode_can_be_stored(path: Path, trial: Trial) -> None:
+    path.unlink()
     write(path, new_record(trial, "failed", "cannot open \udcff.bin"))
     assert read(path)["reason"].startswith("cannot open ")
 
@@ -195,6 +239,7 @@ def test_a_kept_result_is_never_replaced_by_a_later_one(path: Path, make_trial: 
 def test_the_stored_status_is_that_of_exactly_this_trial(
     path: Path, trial: Trial, make_trial: Callable[..., Trial], status: str
 ) -> None:
+    path.unlink()
     write(path, new_record(trial, status, "why", RESULT))
     assert stored_status(path, trial) == status
     assert stored_status(path, make_trial(steps=16)) == "pending"

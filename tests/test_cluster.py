@@ -1,0 +1,273 @@
+"""Runs on a real scheduler and real workers, all processes of this machine, some of them killed; and the printed commands."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import cluster, record, remote
+from bench.pool import BUSY, DONE, UNFINISHED
+from bench.run import main
+
+ROOT = Path(__file__).resolve().parent.parent
+real = pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="distributed is not installed")
+
+
+def arguments(suite: Path, out: Path, *more: str) -> list[str]:
+    return ["--suite", str(suite), "--budget", "quick", "--out", str(out), "--device", "cpu", *more]
+
+
+# the runner's half, with a client that runs nothing
+
+
+class Future:
+    """Of a task that has ended."""
+
+    def __init__(self, result: Any) -> None:
+        self.value = result
+        self.status = "error" if result is None else "finished"
+
+    def add_done_callback(self, call: Callable[[Any], None]) -> None:
+        call(self)
+
+    def done(self) -> bool:
+        return True
+
+    def release(self) -> None: ...
+
+    def result(self, timeout: float) -> Any:
+        return self.value
+
+
+class Client:
+    """Answers each submission with the next of some results; None for workers that died."""
+
+    def __init__(self, *results: tuple[list[str], int] | None) -> None:
+        self.results = list(results)
+
+    def submit(self, *_: Any, **__: Any) -> Future:
+        return Future(self.results.pop(0))
+
+
+def said(end: int) -> tuple[list[str], int]:
+    return [json.dumps({"trial": 0, "end": end}) + "\n"], 0
+
+
+def handed(client: Client, **state: Any) -> tuple[list[dict[str, Any]], int]:
+    """What a remote worker says of a lot of one trial, and its exit code."""
+    there = cluster.Cluster(client, gpu=False, slots=1)
+    for name, value in state.items():
+        setattr(there, name, value)
+    worker = cluster.Remote(there, "cpu", 1)
+    heard = [json.loads(line) for line in worker.hand('{"number": 0, "seconds": null}\n')]
+    assert there.busy == 0 and not client.results
+    return heard, worker.close()
+
+
+def test_a_lot_whose_worker_died_is_submitted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "POLL_S", 0.01)
+    assert handed(Client(None, None, said(DONE))) == ([{"trial": 0, "end": DONE}], 0)
+
+
+def test_a_lot_that_kills_every_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "POLL_S", 0.01)
+    heard = handed(Client(*[None] * (cluster.RETRIES + 1)))
+    assert heard == ([{"trial": 0, "failed": "its dask worker died, 4 times over"}], -signal.SIGKILL)
+
+
+def test_a_trial_of_another_runner_is_left_to_it() -> None:
+    assert handed(Client(said(BUSY))) == ([{"trial": 0, "end": BUSY}], 0)
+
+
+@pytest.mark.parametrize("state", [{"times": 1}, {"lost": "gone"}, {"slots": 0, "seen": -1e9}])
+def test_nothing_is_submitted_after_a_signal_or_without_workers(state: dict[str, Any]) -> None:
+    assert handed(Client(), **state) == ([{"trial": 0, "end": UNFINISHED}], 0)
+
+
+def test_each_task_of_a_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = {name: Namespace(device=name) for name in ("cuda:0", "cuda:2")}
+    monkeypatch.setattr(remote, "_running", running)
+    assert [remote._free_device(name) for name in ("cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:0", "cpu"]
+
+
+# the printed commands
+
+
+def test_printed_commands_make_the_same_records_in_any_order(
+    write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = write_suite("kmeans", seeds="0-1")
+    assert main(arguments(suite, tmp_path / "whole", "--threads", "1", "--workers", "1")) == 0
+    capsys.readouterr()
+    assert main(arguments(suite, tmp_path / "out", "--print-commands")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.findall(r"--seeds (\S+)", line) for line in lines] == [["0"], ["1"]]
+    for line in reversed(lines):
+        subprocess.run(["sh", "-c", line], cwd="/", check=True, capture_output=True)
+    for path in (tmp_path / "whole").rglob("*.json"):
+        one, other = record.read(path), record.read(tmp_path / "out" / path.relative_to(tmp_path / "whole"))
+        assert one | {"run": 0} == other | {"run": 0}
+    assert main(arguments(suite, tmp_path / "out", "--print-commands")) == 0
+    assert capsys.readouterr().out == ""  # nothing is left
+
+
+def test_printed_commands_group_what_shares_a_device(
+    write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = write_suite("kmeans", "amm", seeds="0-4")
+    assert main(arguments(suite, tmp_path / "a b", "--print-commands", "--share", "2")) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.findall(r"--seeds (\S+)", "".join(lines)) == ["0,1", "2,3", "4"] * 2
+    assert all(f"--out '{tmp_path}/a b'" in line for line in lines)
+
+
+# bad input
+
+
+def test_dask_that_is_not_installed_is_one_line(
+    write_suite: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(arguments(write_suite("kmeans"), tmp_path / "out", "--backend", "dask")) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "pip install 'amm-bench[dask]'" in said
+
+
+def test_an_address_without_the_backend_is_one_line(
+    write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(write_suite("kmeans"), tmp_path / "out", "--scheduler", "tcp://here:1")) == 2
+    assert capsys.readouterr().err == "error: --scheduler: belongs to --backend dask\n"
+
+
+@real
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nothing://127.0.0.1:9", "127.0.0.1:port", "tcp://"])
+def test_an_address_that_nobody_answers_is_one_line(address: str, tmp_path: Path) -> None:
+    """In a process of its own: what dask leaves behind in threads and warnings is none of the other tests' matter."""
+    code = "import sys\nfrom pathlib import Path\nfrom bench import cluster, errors\ncluster.CONNECT_S = 1.0\n"
+    code += "try:\n    cluster.opened(sys.argv[1], 'cpu', ['cpu'], None, Path()).__enter__()\n"
+    code += "except errors.UserError as error:\n    print(error)"
+    found = subprocess.run([sys.executable, "-c", code, address], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith(f"--scheduler {address}: ") and found.stdout.count("\n") == 1
+
+
+# a scheduler and workers
+
+
+class Processes:
+    """A scheduler, and workers that are added and killed one by one."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.all: list[subprocess.Popen[bytes]] = []
+        port = self.address.rpartition(":")[2]
+        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", port)
+
+    def _start(self, what: str, *more: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *more]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.all.append(subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **quiet))  # type: ignore[call-overload]
+        return self.all[-1]
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        return self._start("worker", self.address, "--nthreads", "1", "--no-nanny", "--memory-limit", "0")
+
+    def runner(self, suite: Path, out: Path) -> subprocess.Popen[str]:
+        more = ("--backend", "dask", "--scheduler", self.address, "--checkpoint-every", "0.5")
+        command = [sys.executable, "-m", "bench.run", *arguments(suite, out, *more)]
+        return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+    def close(self) -> None:
+        for process in reversed(self.all):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    found = Processes()
+    yield found
+    found.close()
+
+
+def until(there: Callable[[], Any], seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.1)
+
+
+LONG = '{steps: 400, validate: 100, label: "short"}'
+
+
+@real
+@pytest.mark.slow
+def test_kill_9_of_a_worker_costs_the_trial_under_way_there_alone_and_it_is_retried(
+    processes: Processes, write_suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    suite, out = write_suite("amm", quick=LONG, seeds="0-1"), tmp_path / "out"
+    workers = [processes.worker(), processes.worker()]
+    runner = processes.runner(suite, out)
+    folder = out / "small" / "quick" / "amm"
+    until((folder / "seed00.checkpoint").exists)
+    workers[0].kill()
+    assert runner.communicate(timeout=240)[1].endswith("2 done; 0 had a result before\n")
+    assert runner.returncode == 0
+    found = [record.read(folder / f"seed0{seed}.json") for seed in (0, 1)]
+    assert [each["status"] for each in found] == ["done", "done"]
+
+
+@real
+@pytest.mark.slow
+def test_a_signal_reaches_the_trials_and_the_same_command_goes_on(
+    processes: Processes, write_suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    suite, out = write_suite("amm", quick=LONG), tmp_path / "out"
+    processes.worker()
+    path = out / "small" / "quick" / "amm" / "seed00.json"
+    runner = processes.runner(suite, out)
+    until(path.with_suffix(".checkpoint").exists)
+    status = [sys.executable, "-m", "bench.run", "status", *arguments(suite, out)]
+    table = [sys.executable, "-m", "bench.table", "--suite", str(suite), "--budget", "quick", "--runs", str(out)]
+    for command in (status, table):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr and done.returncode in (0, 1, 2)
+    runner.send_signal(signal.SIGINT)
+    assert "1 interrupted" in runner.communicate(timeout=120)[1] and runner.returncode == 130
+    assert record.read(path)["reason"].startswith("at step ")
+    runner = processes.runner(suite, out)
+    assert "1 done" in runner.communicate(timeout=240)[1] and runner.returncode == 0
+    assert record.read(path)["run"]["resumed"] == 1
+
+
+@real
+@pytest.mark.slow
+def test_a_scheduler_that_dies_ends_the_run_and_the_trials_keep_their_checkpoints(
+    processes: Processes, write_suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    suite, out = write_suite("amm", quick=LONG), tmp_path / "out"
+    processes.worker()
+    path = out / "small" / "quick" / "amm" / "seed00.json"
+    runner = processes.runner(suite, out)
+    until(path.with_suffix(".checkpoint").exists)
+    processes.scheduler.kill()
+    assert "the scheduler is gone" in runner.communicate(timeout=120)[1]
+    assert runner.returncode == 3
