@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench import dispatch, provenance
+from bench import process, provenance
 from bench.errors import UserError
 from bench.estimate import made_up
 from bench.speed import trial_of
@@ -139,5 +139,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     if "MALLOC_TOP_PAD_" not in os.environ:  # as the process of a trial begins; here, for it replaces the whole process
-        os.execve(sys.executable, [sys.executable, "-m", "bench.gains", *sys.argv[1:]], dispatch.environment(1))
+        os.execve(sys.executable, [sys.executable, "-m", "bench.gains", *sys.argv[1:]], process.environment(1))
     sys.exit(main())

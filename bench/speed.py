@@ -29,7 +29,7 @@ from tabulate import tabulate
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from bench import dispatch, overhead, plain, provenance
+from bench import overhead, plain, process, provenance
 from bench.engine import Mode
 from bench.errors import UserError
 from bench.estimate import made_up
@@ -207,7 +207,7 @@ class Child:
 
     def __init__(self, contender: Contender) -> None:
         c = contender
-        environment = dispatch.environment(c.threads)
+        environment = process.environment(c.threads)
         if c.name == "plain":  # a user's own environment
             environment = {**os.environ, "PYTHONPATH": environment["PYTHONPATH"]}
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):

@@ -62,6 +62,7 @@ def of_another_machine(path: Path, number: int = 1, beat: int = 1) -> Path:
     return file
 
 
+@pytest.mark.fault(11)
 def test_the_lock_has_one_holder_and_is_free_again(path: Path) -> None:
     first = acquired(path)
     assert first and first.held()
@@ -80,6 +81,7 @@ def test_a_lock_says_who_has_it(path: Path) -> None:
     assert (said["pid"], said["machine"]) == (os.getpid(), lock.machine()) and said["host"] and said["time"]
 
 
+@pytest.mark.fault(11)
 def test_a_lock_of_a_dead_process_of_this_machine_is_taken_over_at_once(path: Path) -> None:
     code = f"import os, signal; from bench import lock; from pathlib import Path\nlist(lock.acquire(Path({str(path)!r})))\n"
     code += "os.kill(os.getpid(), signal.SIGKILL)"
@@ -92,6 +94,7 @@ def test_a_lock_of_a_dead_process_of_this_machine_is_taken_over_at_once(path: Pa
     second.release()
 
 
+@pytest.mark.fault(11)
 def test_another_machine_is_believed_dead_after_its_silence_alone(path: Path, quick: None) -> None:
     of_another_machine(path)
     began = time.monotonic()
@@ -119,6 +122,7 @@ def test_a_watcher_that_shall_stop_leaves_the_lock_alone(path: Path) -> None:
     assert os.listdir(path.parent) == ["seed00.lock.1"]
 
 
+@pytest.mark.fault(11)
 def test_of_two_that_find_the_same_dead_holder_one_takes_over(path: Path, quick: None) -> None:
     of_another_machine(path)
     taken: list[lock.Lock] = []
