@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -300,6 +300,22 @@ def data_dependent_(net: nn.Module, x: Tensor, noise: Noise | None = None, y: Te
     """
     with _fitting(net):
         net(x, noise) if y is None else net(x, noise, y)
+
+
+@torch.no_grad()
+def refit_statistics(net: nn.Module, batches: Iterable[Tensor], noise: Noise | None = None) -> None:
+    """Running statistics of batch normalisation become the plain means over these batches, whatever they were."""
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momenta, training = [layer.momentum for layer in layers], net.training
+    net.train()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # PyTorch then takes the plain mean
+    for x in batches:
+        net(x, noise)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    net.train(training)
 
 
 class Averaged(nn.Module):

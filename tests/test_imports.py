@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(path for package in ("models", "baselines", "bench") for path in (ROOT / package).rglob("*.py"))
-SHARED = {"baselines.nets"}  # no method, so baselines may import it
+SHARED = {"baselines.nets", "baselines.perturbation"}  # no method, so baselines may import it
 HEAVY = {"pandas", "matplotlib", "tabulate"}
 
 
