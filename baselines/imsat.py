@@ -14,7 +14,6 @@ Pitfall: the passes of VAT normalise with the statistics of their batch and must
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.perturbation import kl_divergence, worst_direction
 from models.method import Batch, Data, Method, Spec
 from models.nets import fan_in_, mlp, running_statistics_kept
 from models.noise import Noise
@@ -102,30 +102,6 @@ def entropies(logits: Tensor) -> tuple[Tensor, Tensor]:
     log_p = F.log_softmax(logits.float(), 1)
     log_marginal = log_p.logsumexp(0) - math.log(len(log_p))
     return -(log_p.exp() * log_p).sum(1).mean(), -(log_marginal.exp() * log_marginal).sum()
-
-
-def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Mean of KL(p || q) in nats over a batch of logits [B, K] (`distance`)."""
-    log_p, log_q = F.log_softmax(p.float(), 1), F.log_softmax(q.float(), 1)
-    return (log_p.exp() * (log_p - log_q)).sum(1).mean()
-
-
-def worst_direction(
-    net: Callable[[Tensor], Tensor], x: Tensor, logits: Tensor, start: Tensor, xi: float, iterations: int
-) -> Tensor:
-    """Unit vectors [B, D] along which KL(p(y | x) || p(y | x + r)) grows fastest, by power iteration (`vat`)."""
-    d = _unit(start)
-    for _ in range(iterations):
-        d.requires_grad_()
-        # the KL is quadratic in a small r, so this is its Hessian times d, up to a factor
-        (gradient,) = torch.autograd.grad(kl_divergence(logits, net(x + xi * d)), d)
-        d = _unit(gradient)
-    return d
-
-
-def _unit(d: Tensor) -> Tensor:
-    """Rows of length 1; the largest entry goes first, as squares of small gradients underflow. Zero stays zero."""
-    return F.normalize(d / d.abs().amax(1, keepdim=True).clamp_min(torch.finfo(d.dtype).tiny))
 
 
 def neighbour_distances(x: Tensor, k: int, chunk: int = 500) -> Tensor:

@@ -60,14 +60,15 @@ def _import_torch() -> None:
 def _plan(suite: Suite, row: Row, budget: str) -> Trial:
     """The row's trial with seed 0, everything resolved."""
     where = f"{row.source.where('method')}: row {row.row}"
-    examples = _examples(suite)
+    examples, labels = _examples(suite, row), _labels(suite, row)
     length = row.budgets.get(budget, Override()).apply(suite.budgets[budget])
     batch = length.batch or row.batch or suite.batch
     if batch > examples:
         raise UserError(f"{where}: a batch of {batch} is more than the {examples} training examples")
     cls = method_class(row.method, where)
     config = _resolve(cls.Config, row.config, where)
-    _check_labels(suite, cls, config, where)
+    _check_labels(suite, labels, cls, config, where)
+    labelled = length.batch_labelled or row.batch_labelled
     return Trial(
         suite=suite.suite,
         row=row.row,
@@ -77,7 +78,7 @@ def _plan(suite: Suite, row: Row, budget: str) -> Trial:
         config=config,
         data=suite.data,
         validation=suite.validation,
-        labels=suite.labels,
+        labels=labels,
         task=suite.task,
         batch=batch,
         steps=length.steps or (length.epochs or 0) * examples // batch,
@@ -85,14 +86,19 @@ def _plan(suite: Suite, row: Row, budget: str) -> Trial:
         split=suite.split,
         balanced=suite.balanced,
         precision=row.precision,
+        batch_labelled=None if labelled == batch else labelled,
     )
 
 
-def _check_labels(suite: Suite, cls: type[Method], config: Mapping[str, Any], where: str) -> None:
+def _labels(suite: Suite, row: Row) -> int:
+    return suite.labels if row.labels is None else row.labels
+
+
+def _check_labels(suite: Suite, labels: int, cls: type[Method], config: Mapping[str, Any], where: str) -> None:
     """A method that learns from labels gets some, and one that answers with classes knows how many there are."""
     from bench.sources import SOURCES
 
-    if cls.needs_labels and not suite.labels:
+    if cls.needs_labels and not labels:
         raise UserError(f"{where}: {cls.__name__} learns from labels; give the suite labels: N")
     classes = SOURCES[suite.data].n_classes
     found = config.get("components", classes)
@@ -100,8 +106,8 @@ def _check_labels(suite: Suite, cls: type[Method], config: Mapping[str, Any], wh
         raise UserError(f"{where}: components: {found}, but {suite.data} has {classes} classes to tell apart")
 
 
-def _examples(suite: Suite) -> int:
-    """Training examples of an epoch."""
+def _examples(suite: Suite, row: Row) -> int:
+    """Training examples of an epoch; UserError if the row asks for more than there are."""
     from bench.sources import SOURCES  # here, because it imports torch
 
     if suite.data not in SOURCES:
@@ -110,16 +116,15 @@ def _examples(suite: Suite) -> int:
     if suite.split not in source.splits:
         spot = suite.source.where("split" if "split" in suite.source else "data")
         raise unknown("split", suite.split, source.splits, f"{spot}: data {suite.data}")
-    if suite.balanced and suite.labels % source.n_classes:
-        spot = f"{suite.source.where('labels')}: labels"
-        raise UserError(
-            f"{spot}: {suite.labels} cannot be balanced over the {source.n_classes} classes of {suite.data}"
-        )
+    labels, asking = _labels(suite, row), suite.source if row.labels is None else row.source
+    if suite.balanced and labels % source.n_classes:
+        spot = f"{asking.where('labels')}: labels"
+        raise UserError(f"{spot}: {labels} cannot be balanced over the {source.n_classes} classes of {suite.data}")
     total = source.n_train
     left = total - suite.validation
-    for key, need in (("validation", 1), ("labels", suite.labels)):
+    for key, need, section in (("validation", 1, suite.source), ("labels", labels, asking)):
         if left < need:
-            spot = f"{suite.source.where(key)}: {key}"
+            spot = f"{section.where(key)}: {key}"
             raise UserError(
                 f"{spot}: too many; {suite.data} has {total} training examples, {suite.validation} held out"
             )

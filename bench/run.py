@@ -174,9 +174,9 @@ def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[s
     from bench.progress import duration
 
     for trial in left:
-        print(
-            f"{trial.suite}/{trial.budget}/{trial.row} seed {trial.seed}: {trial.method}, {trial.steps} steps of {trial.batch}"
-        )
+        given = f" + {trial.batch_labelled} labelled" if trial.batch_labelled else ""
+        where = f"{trial.suite}/{trial.budget}/{trial.row} seed {trial.seed}"
+        print(f"{where}: {trial.method}, {trial.steps} steps of {trial.batch}{given}")
     print(f"{len(left)} of {len(trials)} trials to run", flush=True)
     found = estimates(left, devices[0], threads)
     for each in found:

@@ -58,8 +58,8 @@ class Published:
 class Budget:
     """How long a trial trains: `steps` or `epochs`, never both; `validate` is the steps between two validations.
 
-    Without `validate` the bench validates once an epoch; `batch` takes the place of the row's and the suite's. `label` is
-    printed in tables, and only a `comparable` budget may be compared with published numbers.
+    Without `validate` the bench validates once an epoch; `batch` and `batch_labelled` take the place of the row's and the
+    suite's. `label` is printed in tables, and only a `comparable` budget may be compared with published numbers.
     """
 
     name: str
@@ -67,13 +67,14 @@ class Budget:
     epochs: int | None = None
     validate: int | None = None
     batch: int | None = None
+    batch_labelled: int | None = None
     label: str = ""
     comparable: bool = False
     source: Section = field(default_factory=Section, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _require_name("name", self.name)
-        _require_least(self, steps=1, epochs=1, validate=1, batch=1)
+        _require_least(self, steps=1, epochs=1, validate=1, batch=1, batch_labelled=1)
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"budget {self.name} needs exactly one of steps and epochs")
         if not (self.label or self.comparable):
@@ -88,14 +89,16 @@ class Override:
     epochs: int | None = None
     validate: int | None = None
     batch: int | None = None
+    batch_labelled: int | None = None
 
     def __post_init__(self) -> None:
-        _require_least(self, steps=1, epochs=1, validate=1, batch=1)
+        _require_least(self, steps=1, epochs=1, validate=1, batch=1, batch_labelled=1)
         if self.steps and self.epochs:
             raise ValueError("steps and epochs exclude each other; keep one")
 
     def apply(self, budget: Budget) -> Budget:
-        budget = replace(budget, validate=self.validate or budget.validate, batch=self.batch or budget.batch)
+        kept = {key: getattr(self, key) or getattr(budget, key) for key in ("validate", "batch", "batch_labelled")}
+        budget = replace(budget, **kept)
         return replace(budget, steps=self.steps, epochs=self.epochs) if self.steps or self.epochs else budget
 
 
@@ -107,6 +110,8 @@ class Row:
         row: file-safe name, unique in the suite; `label` is the name in the table.
         method: import path such as "models.amm:AMM".
         config: keys of the method's `Config` that differ from its defaults.
+        batch, labels: in place of the suite's.
+        batch_labelled: labelled examples of a step; default as many as unlabelled ones.
         precision: what the training step computes in; scores are always computed in fp32.
         budgets: changes to the suite's budgets, by budget name.
         departures: footnotes, each a difference from the paper.
@@ -117,6 +122,8 @@ class Row:
     method: str
     config: Mapping[str, Any] = field(default_factory=dict)
     batch: int | None = None
+    batch_labelled: int | None = None
+    labels: int | None = None
     precision: Precision = "fp32"
     budgets: Mapping[str, Override] = field(default_factory=dict)
     published: Published | None = None
@@ -125,7 +132,7 @@ class Row:
 
     def __post_init__(self) -> None:
         _require_name("row", self.row)
-        _require_least(self, batch=1)
+        _require_least(self, batch=1, batch_labelled=1, labels=0)
 
 
 @dataclass(frozen=True)
@@ -191,6 +198,7 @@ class Trial:
     split: Split = "random"
     balanced: bool = False
     precision: Precision = "fp32"
+    batch_labelled: int | None = None  # as many as `batch`
 
     @property
     def digest(self) -> str:

@@ -61,7 +61,8 @@ class Run:
         self.step = 0
         self.order = torch.empty(0, dtype=torch.int64, device=device)
         self.labelled_order = torch.empty(0, dtype=torch.int64, device=device)
-        self.index, self.labelled_index = (torch.zeros(trial.batch, dtype=torch.int64, device=device) for _ in range(2))
+        sizes = trial.batch, trial.batch_labelled or trial.batch
+        self.index, self.labelled_index = (torch.zeros(n, dtype=torch.int64, device=device) for n in sizes)
         self.trace = Trace(self.steps)
         self.engine = Engine(self.method, self._take_step, self._carried, self.noise, mode)
         self.curve: list[dict[str, Any]] = []
@@ -192,7 +193,7 @@ class Run:
 
     def _choose_labelled(self) -> None:
         """The next labelled examples: one random order of all of them after another; nothing without labels."""
-        batch, y = self.trial.batch, self.dataset.train.y_labelled
+        batch, y = len(self.labelled_index), self.dataset.train.y_labelled
         if y is None:
             return
         while len(self.labelled_order) < batch:

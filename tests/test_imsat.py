@@ -13,13 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.imsat import (
-    IMSAT,
-    entropies,
-    kl_divergence,
-    neighbour_distances,
-    worst_direction,
-)
+from baselines.imsat import IMSAT, entropies, neighbour_distances
+from baselines.perturbation import kl_divergence, worst_direction
 from models.method import Batch, Data, Spec
 from models.nets import running_statistics_kept
 from models.noise import Noise

@@ -190,6 +190,40 @@ def test_the_batch_is_the_overrides_else_the_budgets_else_the_rows_else_the_suit
     assert trials(load_suite(path), "quick", ["one"])[0].batch == 100  # and a batch of its budget alone
 
 
+@pytest.mark.parametrize("override", ["", "batch_labelled: 5"])
+@pytest.mark.parametrize("budget", ["", "batch_labelled: 8"])
+@pytest.mark.parametrize("row", ["", "batch_labelled: 40"])
+def test_labelled_examples_of_a_step_are_as_many_as_said_or_as_the_unlabelled(
+    write: Callable[..., Path], override: str, budget: str, row: str
+) -> None:
+    path = write("paper: {epochs: 3,", f"paper: {{epochs: 3, {budget + ',' if budget else ''}")
+    text = path.read_text().replace("    batch: 50\n", f"    batch: 50\n    {row}\n" if row else "    batch: 50\n")
+    path.write_text(text.replace("      quick: {epochs: 2}", f"      paper: {{{override}}}"), encoding="utf-8")
+    one, two = trials(load_suite(path), "paper", seeds=[0])
+    assert two.batch_labelled == (5 if override else 8 if budget else 40 if row else None)
+    assert one.batch_labelled == (8 if budget else None) and (one.batch, two.batch) == (100, 50)
+
+
+def test_labels_of_a_row_replace_the_suites(write: Callable[..., Path]) -> None:
+    path = write("    batch: 50\n", "    batch: 50\n    labels: 1000\n    batch_labelled: 50\n")
+    one, two = trials(load_suite(path), "quick", seeds=[0])
+    assert (one.labels, two.labels) == (20, 1000)
+    assert two.batch_labelled is None  # as many as unlabelled: said or not, it is the same trial
+    path.write_text(path.read_text().replace("labels: 1000", "labels: 1001"), encoding="utf-8")
+    line = path.read_text().splitlines().index("    labels: 1001") + 1
+    with pytest.raises(
+        UserError, match=f"{path}:{line}: labels: too many; blobs has 1200 training examples, 200 held out"
+    ):
+        trials(load_suite(path), "quick")
+
+
+def test_what_no_row_said_stays_out_of_the_digest(suite: Suite) -> None:
+    trial = trials(suite, "quick")[0]
+    assert replace(trial, batch_labelled=7).digest != trial.digest
+    told = {key: value for key, value in trial.to_json().items() if key != "batch_labelled"}
+    assert type(trial).from_json(told).digest == trial.digest
+
+
 def test_a_method_that_learns_from_labels_needs_some(write: Callable[..., Path]) -> None:
     path = write("models.toy_for_tests:Toy", "models.toy_for_tests:Taught")
     assert trials(load_suite(path), "quick")[0].method == "models.toy_for_tests:Taught"
@@ -377,7 +411,12 @@ CHANGES: dict[str, Any] = {
     "steps": 1,
     "validate": 1,
 }
-LATER: dict[str, Any] = {"split": "train", "balanced": True, "precision": "bf16"}  # fields that trials got since
+LATER: dict[str, Any] = {
+    "split": "train",
+    "balanced": True,
+    "precision": "bf16",
+    "batch_labelled": 5,
+}  # fields that trials got since
 FIXED = Trial("s", "r", "b", 0, "models.m:M", {"lr": 0.5}, "d", 5, 0, "clustering", 4, 3, 2)
 
 

@@ -130,6 +130,9 @@ def test_labelled_examples_come_with_every_batch_if_there_are_any(make_trial: Ca
     assert float(batch.x_labelled.min()) >= 0 and float(batch.x_labelled.max()) <= 1
     stripes = batch.x_labelled.flatten(2).view(-1, 4, 16).mean(2).argmax(1)  # class c lights rows 2c and 2c + 1
     assert torch.equal(stripes, batch.y_labelled)
+    fewer = _finished(make_trial(steps=2, labels=12, batch_labelled=5)).method.seen
+    assert [(len(seen.x), len(seen.x_labelled), len(seen.y_labelled)) for seen in fewer] == [(40, 5, 5)] * 2
+    assert len({tuple(image) for seen in fewer for image in seen.x_labelled.flatten(1).tolist()}) == 10  # none twice
 
 
 @pytest.mark.parametrize(
