@@ -1,20 +1,20 @@
 """Semi-supervised ALI (Dumoulin et al., 2016, section 4.4): a discriminator of pairs (x, z) that also names the class of x.
 
-D(x, z) has K logits; that of class K + 1, "synthesised", is 0 (Salimans et al., 2016). With log Z their log-sum-exp, the logit that
-a pair (x, Gz(x)) is inferred and not (Gx(z), z), z ~ N(0, I), synthesised:
+D(x, z) has K logits; that of class K + 1, "synthesised", is 0 (Salimans et al., 2016). Their log-sum-exp, log Z, is the logit
+that a pair is inferred, (x, Gz(x)), and not synthesised, (Gx(z), z) with z ~ N(0, I):
 D:  -E log p(y | x, Gz(x)) over labelled examples - E log σ(log Z(x, Gz(x))) / 2 - E log σ(-log Z(Gx(z), z)) / 2;
 Gz: -E log σ(-log Z(x, Gz(x)));  Gx: -E log σ(log Z(Gx(z), z)): ALI's game, without feature matching.
 The labels teach D alone. A class is the largest logit of D(x, μ_z(x)). The second classifier, "svm", is the paper's other
 protocol: an L2-SVM on the features of the labelled examples (IshmaelBelghazi/ALI, experiments/semi_supervised_svhn.py).
 
 Departures: the code of the published 7.42 % was never released (IshmaelBelghazi/ALI, issue 17), so how labels enter is a
-reconstruction from the text; the halves are openai/improved-gan's. The nets are AMM's without y, as in `baselines.ali`, and so
-z has 64 dimensions for ALI's 256, D's dropout is 0.1 for 0.2, kernels are drawn from N(0, 0.02²) for N(0, 0.01²). For the SVM a hidden
+reconstruction from the text; the halves are openai/improved-gan's. The nets are AMM's without y, as in `baselines.ali`: z has 64
+dimensions for ALI's 256, D's dropout is 0.1 for 0.2, kernels are drawn from N(0, 0.02²) for N(0, 0.01²). For the SVM a hidden
 layer is averaged over its positions, features are standardised, and C is fixed: ALI picked it by validation labels, which no
 method sees here.
 
-Pitfalls: D must name classes of pairs, yet z says little of them: much rests on dropout. Ports of ALI needed noise on D's
-input, or steps of D left out, to stay stable (9310gaurav/ali-pytorch).
+Pitfalls: D must name classes of pairs, yet z says little of them. Ports of ALI needed noise on D's input, or steps of D left
+out, to stay stable (9310gaurav/ali-pytorch).
 """
 
 from __future__ import annotations
