@@ -37,9 +37,9 @@ class BadGANConfig:
     """Knobs of Bad GAN; defaults are those of kimiyoung/ssl_bad_gan on SVHN (config.py, model.py, svhn_trainer.py)."""
 
     components: int = 10  # classes, K
-    arch: Literal["conv", "mlp"] = "conv"  # conv takes 32x32 images; mlp is ours, for all others
-    d_width: int = 64  # conv: of D's first three layers, the others have twice as many; mlp: units of each layer
-    g_width: int = 512  # conv: maps of 4x4 positions; mlp: units of each layer
+    network: Literal["conv_small", "mlp"] = "conv_small"  # for 32x32 images; mlp is ours, for all others
+    d_width: int = 64  # conv_small: of D's first three layers, the others have twice as many; mlp: units of each layer
+    g_width: int = 512  # conv_small: maps of 4x4 positions; mlp: units of each layer
     z_dim: int = 100  # dimensions of z, uniform in [0, 1)
     input_noise: float = 0.05  # std of the Gaussian noise on D's input
     input_dropout: float = 0.15  # of whole colours of D's input
@@ -67,9 +67,9 @@ class BadGAN(Method):
         super().__init__(config, spec, noise)
         c, drop = config, (config.input_dropout, config.dropout)
         self.discriminator = classifier(
-            c.arch, spec, c.components, c.d_width, noise, drop, maps=c.arch == "conv", blur=c.input_noise
+            c.network, spec, c.components, c.d_width, noise, drop, maps=c.network == "conv_small", blur=c.input_noise
         )
-        self.generator = generator(c.arch, spec, c.z_dim, c.g_width, noise)
+        self.generator = generator(c.network, spec, c.z_dim, c.g_width, noise)
         self.register_buffer("steps", torch.zeros((), device=noise.device))
         self.register_buffer("rate", torch.tensor(c.learning_rate, device=noise.device))
         self.d_parameters, self.g_parameters = list(self.discriminator.parameters()), list(self.generator.parameters())

@@ -36,9 +36,9 @@ class ImprovedGANConfig:
     """Knobs of Improved GAN; defaults are those of openai/improved-gan on SVHN (train_svhn_feature_matching.py)."""
 
     components: int = 10  # classes, K
-    arch: Literal["conv", "mlp"] = "conv"  # conv takes 32x32 images; mlp is ours, for all others
-    d_width: int = 64  # conv: of D's first three layers, the others have twice as many; mlp: units of each layer
-    g_width: int = 512  # conv: maps of 4x4 positions; mlp: units of each layer
+    network: Literal["conv_small", "mlp"] = "conv_small"  # for 32x32 images; mlp is ours, for all others
+    d_width: int = 64  # conv_small: of D's first three layers, the others have twice as many; mlp: units of each layer
+    g_width: int = 512  # conv_small: maps of 4x4 positions; mlp: units of each layer
     z_dim: int = 100  # dimensions of z, uniform in [0, 1)
     input_dropout: float = 0.2  # of D's input
     dropout: float = 0.5  # of D's hidden layers
@@ -62,8 +62,8 @@ class ImprovedGAN(Method):
         super().__init__(config, spec, noise)
         c = config
         drop = c.input_dropout, c.dropout
-        self.discriminator = classifier(c.arch, spec, c.components, c.d_width, noise, drop)
-        self.generator = generator(c.arch, spec, c.z_dim, c.g_width, noise)
+        self.discriminator = classifier(c.network, spec, c.components, c.d_width, noise, drop)
+        self.generator = generator(c.network, spec, c.z_dim, c.g_width, noise)
         self.average = Average(self.discriminator, c.average_rate)
         self.register_buffer("steps", torch.zeros((), device=noise.device))
         self.register_buffer("rate", torch.tensor(c.learning_rate, device=noise.device))

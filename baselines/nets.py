@@ -19,7 +19,7 @@ from models.method import Spec
 from models.nets import conv, linear, normal_
 from models.noise import Noise
 
-Arch = Literal["conv", "mlp"]
+Network = Literal["conv_small", "mlp"]
 
 
 class WeightNorm(nn.Module):
@@ -148,7 +148,7 @@ class Average(nn.Module):
 
 
 def classifier(
-    arch: Arch,
+    network: Network,
     spec: Spec,
     k: int,
     width: int,
@@ -159,7 +159,7 @@ def classifier(
 ) -> Classifier:
     """Logits of k classes from images in [-1, 1].
 
-    conv, for 32x32: three convolutions of `width` channels, six of twice as many, mean over positions: conv-small of
+    conv_small, for 32x32: three convolutions of `width` channels, six of twice as many, mean over positions: conv-small of
     openai/improved-gan; mlp: three layers of `width` units, ours. All with weight normalisation and leaky ReLU
     of slope 0.2; kernels ~ N(0, 0.05^2), the last layer's logits begin with standard deviation 0.1.
 
@@ -168,11 +168,13 @@ def classifier(
         blur: standard deviation of Gaussian noise on the input.
     """
     leaky, first = nn.LeakyReLU(0.2), [Blur(blur), Dropout(drop[0], maps)]
-    if arch == "mlp":
+    if network == "mlp":
         pixels = math.prod(spec.shape)
         body = [*first, nn.Flatten(), WeightNorm(linear(pixels, width)), leaky, WeightNorm(linear(width, width)), leaky]
         body += [Dropout(drop[1]), WeightNorm(linear(width, width)), leaky]
         return normal_(Classifier(body, WeightNorm(linear(width, k), 0.1, trained=True)), noise, 0.05)
+    if spec.shape[1:] != (32, 32):
+        raise ValueError(f"network: conv_small takes images of 32x32; {spec.data} has {spec.shape}; mlp takes any")
     a, b, body = width, 2 * width, [*first]
     for inputs, outputs in ((spec.shape[0], a), (a, b)):
         for i, o, stride in ((inputs, outputs, 1), (outputs, outputs, 1), (outputs, outputs, 2)):
@@ -183,12 +185,12 @@ def classifier(
     return normal_(Classifier([*body, Mean()], WeightNorm(linear(b, k), 0.1, trained=True)), noise, 0.05)
 
 
-def generator(arch: Arch, spec: Spec, z: int, width: int, noise: Noise) -> nn.Sequential:
+def generator(network: Network, spec: Spec, z: int, width: int, noise: Noise) -> nn.Sequential:
     """Images in [-1, 1] of z [B, z]; batch normalisation after hidden layers, weight normalisation on the last one.
 
-    conv, for 32x32: `width` 4x4 maps, 5x5 transposed convolutions to 1/2 and 1/4 as many; mlp: two layers of `width` units.
+    conv_small, for 32x32: `width` 4x4 maps, 5x5 transposed convolutions to 1/2 and 1/4 as many; mlp: two layers of `width` units.
     """
-    if arch == "mlp":
+    if network == "mlp":
         pixels = math.prod(spec.shape)
         hidden = [*_dense(z, width), *_dense(width, width)]
         net = [*hidden, WeightNorm(linear(width, pixels), 0.1, trained=True), nn.Tanh(), nn.Unflatten(1, spec.shape)]
