@@ -45,6 +45,7 @@ class WeightNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.layer.weight, self.layer.bias
+        assert bias is not None
         rest = [d for d in range(weight.ndim) if d != self.dim]
         norm = weight.square().sum(rest, keepdim=True).sqrt().clamp(min=1e-12)
         weight = weight * (self.scale.view_as(norm) / norm)
@@ -53,7 +54,7 @@ class WeightNorm(nn.Module):
             var, mean = torch.var_mean(out.transpose(0, 1).flatten(1), 1, correction=0)
             factor = self.std / (var + 1e-6).sqrt()
             self.scale.data.mul_(factor)
-            bias.data.copy_(-mean * factor)
+            bias.copy_(-mean * factor)
             weight = weight * factor.view_as(norm)
         return self._apply_to(x, weight, bias)
 
@@ -63,7 +64,7 @@ class WeightNorm(nn.Module):
             return F.linear(x, weight, bias)
         if isinstance(layer, nn.Conv2d):
             return F.conv2d(x, weight, bias, layer.stride, layer.padding)
-        return F.conv_transpose2d(x, weight, bias, layer.stride, layer.padding, layer.output_padding)
+        return F.conv_transpose2d(x, weight, bias, layer.stride, layer.padding, layer.output_padding)  # type: ignore[arg-type]
 
 
 class Dropout(nn.Module):
@@ -136,7 +137,7 @@ class Average(nn.Module):
         super().__init__()
         self.net, self.rate = copy.deepcopy(net).requires_grad_(False), rate
         for parameter in self.net.parameters():
-            parameter.zero_()
+            parameter.data.zero_()
 
     @torch.no_grad()
     def follow(self, net: Classifier) -> None:

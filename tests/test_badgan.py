@@ -20,7 +20,14 @@ SPEC = Spec("toy", (1, 8, 8), K)
 
 
 def gan(seed: int = 0, spec: Spec = SPEC, **config: Any) -> BadGAN:
-    small: dict[str, Any] = {"network": "mlp", "components": K, "d_width": 24, "g_width": 16, "z_dim": 5, "schedule": 100}
+    small: dict[str, Any] = {
+        "network": "mlp",
+        "components": K,
+        "d_width": 24,
+        "g_width": 16,
+        "z_dim": 5,
+        "schedule": 100,
+    }
     return BadGAN(BadGAN.Config(**small | config), spec, Noise.seeded(seed))
 
 
