@@ -19,7 +19,7 @@ small weight. Features that are all 0 have no direction: their cosine is 0 here,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -27,8 +27,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.losses import annealing, conditional_entropy, feature_matching, unlabelled_loss
-from baselines.nets import classifier, generator, initialise
+from baselines.nets import Style, conv_small, data_dependent_, dense, dense_generator, generator
 from models.method import Batch, Data, Method, Spec
+from models.nets import normal_
 from models.noise import Noise
 
 
@@ -37,9 +38,8 @@ class BadGANConfig:
     """Knobs of Bad GAN; defaults are those of kimiyoung/ssl_bad_gan on SVHN (config.py, model.py, svhn_trainer.py)."""
 
     components: int = 10  # classes, K
-    network: Literal["conv_small", "mlp"] = "conv_small"  # for 32x32 images; mlp is ours, for all others
-    d_width: int = 64  # conv_small: of D's first three layers, the others have twice as many; mlp: units of each layer
-    g_width: int = 512  # conv_small: maps of 4x4 positions; mlp: units of each layer
+    nets: Literal["svhn", "digits", "plane"] = "svhn"  # svhn: conv_small and its generator; else MLPs, which are ours
+    hidden: int = 256  # units of each layer of the MLPs: three of D, two of G
     z_dim: int = 100  # dimensions of z, uniform in [0, 1)
     input_noise: float = 0.05  # std of the Gaussian noise on D's input
     input_dropout: float = 0.15  # of whole colours of D's input
@@ -50,6 +50,8 @@ class BadGANConfig:
     d_beta1: float = 0.5
     g_beta1: float = 0.0
     beta2: float = 0.999
+    slope: float = 0.2  # of D's leaky ReLU
+    init_std: float = 0.05  # weights ~ N(0, init_std²) before the initialisation by data
     schedule: int = 1_030_500  # steps T, 900 epochs of 1,145: at step t the rate is multiplied by min(3 (1 - t / T), 1)
     least_rate: float = 1e-4  # below which the rate does not fall
     init_examples: int = 448  # labelled ones by which weight normalisation is set: 7 batches of 64
@@ -65,25 +67,30 @@ class BadGAN(Method):
 
     def __init__(self, config: BadGANConfig, spec: Spec, noise: Noise) -> None:
         super().__init__(config, spec, noise)
-        c, drop = config, (config.input_dropout, config.dropout)
-        self.discriminator = classifier(
-            c.network, spec, c.components, c.d_width, noise, drop, maps=c.network == "conv_small", blur=c.input_noise
-        )
-        self.generator = generator(c.network, spec, c.z_dim, c.g_width, noise)
+        c = config
+        style = Style("weight", "weight", slope=c.slope, dropout=c.dropout, whole_channels=True)
+        style = replace(style, input_noise=c.input_noise, input_dropout=c.input_dropout)
+        if c.nets == "svhn":
+            self.discriminator = conv_small(style, spec.shape[0], c.components)
+            self.generator = generator(c.z_dim, spec.shape)
+        else:
+            self.discriminator = dense(style, spec.shape, [c.hidden] * 3, c.components)
+            self.generator = dense_generator(c.z_dim, spec.shape, [c.hidden] * 2)
+        normal_(self, noise, c.init_std)
         self.register_buffer("steps", torch.zeros((), device=noise.device))
         self.register_buffer("rate", torch.tensor(c.learning_rate, device=noise.device))
-        self.d_parameters, self.g_parameters = list(self.discriminator.parameters()), list(self.generator.parameters())
+        self.d_parameters = [p for p in self.discriminator.parameters() if p.requires_grad]
+        self.g_parameters = [p for p in self.generator.parameters() if p.requires_grad]
         self.d_adam = torch.optim.Adam(self.d_parameters, self.rate, (c.d_beta1, c.beta2), fused=True)
         self.g_adam = torch.optim.Adam(self.g_parameters, self.rate, (c.g_beta1, c.beta2), fused=True)
 
     def prepare(self, data: Data) -> None:
         """Weight normalisation by some labelled examples and as many generated ones."""
         assert data.x_labelled is not None, "it needs labelled examples"
-        n = self.config.init_examples
-        chosen = data.noise.permutation(len(data.x_labelled))[:n]
-        with initialise(self):
-            self.generate(n, data.noise)
-            self.discriminator(2 * data.scale * data.x_labelled[chosen].float() - 1, data.noise)
+        n, noise = self.config.init_examples, data.noise
+        chosen = data.x_labelled[noise.permutation(len(data.x_labelled))[:n]]
+        data_dependent_(self.generator, noise.uniform(n, self.config.z_dim))
+        data_dependent_(self.discriminator, 2 * data.scale * chosen.float() - 1, noise)
 
     def generate(self, n: int, noise: Noise) -> Tensor:
         """G's images in [-1, 1], [n, C, H, W]."""
@@ -131,11 +138,7 @@ class BadGAN(Method):
 
     def predict(self, x: Tensor) -> Tensor:
         """The class with D's largest logit, int64 [B]."""
-        return self.discriminator(2 * x - 1, None).argmax(1)
-
-    def sample(self, y: Tensor, noise: Noise) -> Tensor:
-        """As many images as y has entries; G knows no classes, so its values do not matter."""
-        return (self.generate(len(y), noise) + 1) / 2
+        return self.discriminator(2 * x - 1).argmax(1)
 
 
 def pull_away(features: Tensor) -> Tensor:

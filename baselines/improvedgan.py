@@ -7,9 +7,9 @@ D moves, then G against what it has become, on z drawn afresh. Classes are those
 
 Follows openai/improved-gan, mnist_svhn_cifar10/train_svhn_feature_matching.py: nets, initialisation by data, Adam, schedule
 and average. Departures: the unlabelled examples of G's step are those of D's, there a second shuffle of the same; the rate
-falls with every step, there once an epoch; G's batch normalisation has a trained scale, which the next layer could take up; labels
-and unlabelled examples are the suite's, there 100 labels of each class and all 73,257 images. That code prints the test error
-of every epoch and has no validation split.
+falls with every step, there once an epoch; G's batch normalisation has a trained scale, which the next layer could take up;
+labels and unlabelled examples are the suite's, there 100 labels of each class and all 73,257 images. That code prints the test
+error of every epoch and has no validation split.
 
 Pitfalls: the average starts at zero and is not corrected, as in that code: early answers are those of a net whose biases are
 too small, so its rate must fit the number of steps. G's batch normalisation uses its batch's statistics. On CIFAR, users saw
@@ -26,8 +26,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.losses import annealing, feature_matching, unlabelled_loss
-from baselines.nets import Average, classifier, generator, initialise
+from baselines.nets import Averaged, Style, conv_small, data_dependent_, dense, dense_generator, generator
 from models.method import Batch, Data, Method, Spec
+from models.nets import normal_
 from models.noise import Noise
 
 
@@ -36,15 +37,16 @@ class ImprovedGANConfig:
     """Knobs of Improved GAN; defaults are those of openai/improved-gan on SVHN (train_svhn_feature_matching.py)."""
 
     components: int = 10  # classes, K
-    network: Literal["conv_small", "mlp"] = "conv_small"  # for 32x32 images; mlp is ours, for all others
-    d_width: int = 64  # conv_small: of D's first three layers, the others have twice as many; mlp: units of each layer
-    g_width: int = 512  # conv_small: maps of 4x4 positions; mlp: units of each layer
+    nets: Literal["svhn", "digits", "plane"] = "svhn"  # svhn: conv_small and its generator; else MLPs, which are ours
+    hidden: int = 256  # units of each layer of the MLPs: three of D, two of G
     z_dim: int = 100  # dimensions of z, uniform in [0, 1)
     input_dropout: float = 0.2  # of D's input
     dropout: float = 0.5  # of D's hidden layers
     learning_rate: float = 3e-4  # of both players
     beta1: float = 0.5
     beta2: float = 0.999
+    slope: float = 0.2  # of D's leaky ReLU
+    init_std: float = 0.05  # weights ~ N(0, init_std²) before the initialisation by data
     schedule: int = 658_800  # steps T, 900 epochs of 732: at step t the rate is multiplied by min(3 (1 - t / T), 1)
     average_rate: float = 1e-4  # by which the average of D's weights moves to them each step
     init_examples: int = 500  # labelled ones by which weight normalisation is set before the first step
@@ -61,13 +63,19 @@ class ImprovedGAN(Method):
     def __init__(self, config: ImprovedGANConfig, spec: Spec, noise: Noise) -> None:
         super().__init__(config, spec, noise)
         c = config
-        drop = c.input_dropout, c.dropout
-        self.discriminator = classifier(c.network, spec, c.components, c.d_width, noise, drop)
-        self.generator = generator(c.network, spec, c.z_dim, c.g_width, noise)
-        self.average = Average(self.discriminator, c.average_rate)
+        style = Style("weight", "weight", slope=c.slope, input_dropout=c.input_dropout, dropout=c.dropout)
+        if c.nets == "svhn":
+            self.discriminator = conv_small(style, spec.shape[0], c.components)
+            self.generator = generator(c.z_dim, spec.shape)
+        else:
+            self.discriminator = dense(style, spec.shape, [c.hidden] * 3, c.components)
+            self.generator = dense_generator(c.z_dim, spec.shape, [c.hidden] * 2)
+        normal_(self, noise, c.init_std)
+        self.average = Averaged(self.discriminator, c.average_rate, start="zero")
         self.register_buffer("steps", torch.zeros((), device=noise.device))
         self.register_buffer("rate", torch.tensor(c.learning_rate, device=noise.device))
-        self.d_parameters, self.g_parameters = list(self.discriminator.parameters()), list(self.generator.parameters())
+        self.d_parameters = [p for p in self.discriminator.parameters() if p.requires_grad]
+        self.g_parameters = [p for p in self.generator.parameters() if p.requires_grad]
         betas = (c.beta1, c.beta2)
         self.d_adam = torch.optim.Adam(self.d_parameters, self.rate, betas, fused=True)
         self.g_adam = torch.optim.Adam(self.g_parameters, self.rate, betas, fused=True)
@@ -75,11 +83,13 @@ class ImprovedGAN(Method):
     def prepare(self, data: Data) -> None:
         """Weight normalisation by some labelled examples and as many generated ones."""
         assert data.x_labelled is not None, "it needs labelled examples"
-        n = self.config.init_examples
-        chosen = data.noise.permutation(len(data.x_labelled))[:n]
-        with initialise(self):
-            self.generate(n, data.noise)
-            self.discriminator(2 * data.scale * data.x_labelled[chosen].float() - 1, data.noise)
+        n, noise = self.config.init_examples, data.noise
+        chosen = data.x_labelled[noise.permutation(len(data.x_labelled))[:n]]
+        data_dependent_(self.generator, noise.uniform(n, self.config.z_dim))
+        data_dependent_(self.discriminator, 2 * data.scale * chosen.float() - 1, noise)
+        for mine, other in zip(self.average.net.parameters(), self.discriminator.parameters(), strict=True):
+            if not other.requires_grad:  # a scale that stays as it is from here on, so that its average is itself
+                mine.copy_(other)
 
     def generate(self, n: int, noise: Noise) -> Tensor:
         """G's images in [-1, 1], [n, C, H, W]."""
@@ -99,7 +109,7 @@ class ImprovedGAN(Method):
         self.d_adam.zero_grad()
         (supervised + unlabelled).backward(inputs=self.d_parameters)
         self.d_adam.step()
-        self.average.follow(self.discriminator)
+        self.average.update(self.discriminator)
 
         with torch.no_grad():
             features = self.discriminator.features(real, noise)
@@ -120,7 +130,7 @@ class ImprovedGAN(Method):
 
     def predict(self, x: Tensor) -> Tensor:
         """The class with the largest logit of the averaged D, int64 [B]."""
-        return self.average.net(2 * x - 1, None).argmax(1)
+        return self.average(2 * x - 1).argmax(1)
 
     def sample(self, y: Tensor, noise: Noise) -> Tensor:
         """As many images as y has entries; G knows no classes, so its values do not matter."""

@@ -21,10 +21,9 @@ SPEC = Spec("toy", (1, 8, 8), K)
 
 def gan(seed: int = 0, spec: Spec = SPEC, **config: Any) -> BadGAN:
     small: dict[str, Any] = {
-        "network": "mlp",
+        "nets": "digits",
         "components": K,
-        "d_width": 24,
-        "g_width": 16,
+        "hidden": 24,
         "z_dim": 5,
         "schedule": 100,
     }
@@ -143,7 +142,7 @@ def test_each_player_follows_its_own_loss_and_no_other() -> None:
 
 def _adam(loss: Tensor, net: torch.nn.Module, rate: float) -> None:
     """The first step, whose corrected moments are the gradient and its square."""
-    parameters = list(net.parameters())
+    parameters = [p for p in net.parameters() if p.requires_grad]
     for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         p.data -= rate * slope / (slope.abs() + 1e-8)
 
@@ -201,7 +200,7 @@ def test_an_undecided_discriminator_costs_the_known_losses() -> None:
     method = gan()
     for p in method.discriminator.head.parameters():
         p.data.zero_()
-    method.discriminator.head.scale.data.zero_()  # type: ignore[union-attr, operator]
+    method.discriminator.head.g.data.zero_()
     losses = method.update(batch())
     assert float(losses["supervised"]) == pytest.approx(math.log(K))
     assert float(losses["unlabelled"]) == pytest.approx((math.log((K + 1) / K) + math.log(K + 1)) / 2)
@@ -220,9 +219,9 @@ def test_it_learns_and_knows_new_examples() -> None:
 
 @torch.no_grad()
 def test_convolutions_for_svhn() -> None:
-    method = gan(spec=Spec("svhn", (3, 32, 32), 10), network="conv_small", d_width=4, g_width=8, components=10)
+    method = gan(spec=Spec("svhn", (3, 32, 32), 10), nets="svhn", components=10)
     x = Noise.seeded(0).uniform(3, 3, 32, 32)
-    assert method.discriminator.features(x, None).shape == (3, 8)
-    images = method.sample(torch.zeros(5, dtype=torch.int64), Noise.seeded(0))
+    assert method.discriminator.features(x, None).shape == (3, 128)
+    images = (method.generate(5, Noise.seeded(0)) + 1) / 2
     assert images.shape == (5, 3, 32, 32) and 0 <= float(images.min()) < float(images.max()) <= 1
     assert method.predict(x).shape == (3,)

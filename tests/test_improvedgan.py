@@ -20,10 +20,9 @@ SPEC = Spec("toy", (1, 8, 8), K)
 
 def gan(seed: int = 0, spec: Spec = SPEC, **config: Any) -> ImprovedGAN:
     small: dict[str, Any] = {
-        "network": "mlp",
+        "nets": "digits",
         "components": K,
-        "d_width": 24,
-        "g_width": 16,
+        "hidden": 24,
         "z_dim": 5,
         "schedule": 100,
     }
@@ -101,7 +100,7 @@ def test_each_player_follows_its_own_loss_and_no_other() -> None:
 
 def _adam(loss: Tensor, net: torch.nn.Module, rate: float) -> None:
     """The first step, whose corrected moments are the gradient and its square."""
-    parameters = list(net.parameters())
+    parameters = [p for p in net.parameters() if p.requires_grad]
     for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
         p.data -= rate * slope / (slope.abs() + 1e-8)
 
@@ -147,7 +146,10 @@ def test_the_rate_of_each_step(step: int, factor: float) -> None:
 
 def test_the_average_starts_at_zero_and_answers() -> None:
     method, b = gan(average_rate=0.25), batch()
-    expected = [torch.zeros_like(p) for p in method.discriminator.parameters()]
+    trained = [p.requires_grad for p in method.discriminator.parameters()]  # the others are scales set once for all
+    expected = [
+        (0 if t else 1) * p.detach().clone() for p, t in zip(method.discriminator.parameters(), trained, strict=True)
+    ]
     assert same(weights(method.average), expected)
     for _ in range(3):
         method.update(b)
@@ -159,7 +161,7 @@ def test_the_average_starts_at_zero_and_answers() -> None:
     x = patterns(200, 5)[0]
     with torch.no_grad():
         answer = method.predict(x)
-        assert torch.equal(answer, method.average.net(2 * x - 1, None).argmax(1))
+        assert torch.equal(answer, method.average.net(2 * x - 1).argmax(1))
         for p in method.discriminator.parameters():
             p.zero_()
         assert torch.equal(method.predict(x), answer) and len(answer.unique()) > 1
@@ -176,6 +178,8 @@ def test_prepare_sets_weight_normalisation_by_the_labelled_examples() -> None:
     torch.testing.assert_close(logits.mean(0), torch.zeros(K), atol=1e-5, rtol=0)
     torch.testing.assert_close(logits.std(0, correction=0), torch.full((K,), 0.1), atol=1e-3, rtol=0)
     assert all(bool(p.isfinite().all()) for p in method.parameters())
+    for mine, other in zip(method.average.net.parameters(), method.discriminator.parameters(), strict=True):
+        assert torch.equal(mine, torch.zeros_like(mine) if other.requires_grad else other)
 
 
 def test_an_undecided_discriminator_costs_the_known_losses() -> None:
@@ -183,7 +187,7 @@ def test_an_undecided_discriminator_costs_the_known_losses() -> None:
     method = gan()
     for p in method.discriminator.head.parameters():
         p.data.zero_()
-    method.discriminator.head.scale.data.zero_()  # type: ignore[union-attr, operator]
+    method.discriminator.head.g.data.zero_()
     losses = method.update(batch())
     assert float(losses["supervised"]) == pytest.approx(math.log(K))
     assert float(losses["unlabelled"]) == pytest.approx((math.log((K + 1) / K) + math.log(K + 1)) / 2)
@@ -201,10 +205,9 @@ def test_it_learns_and_knows_new_examples() -> None:
 
 @torch.no_grad()
 def test_convolutions_for_svhn() -> None:
-    method = gan(spec=Spec("svhn", (3, 32, 32), 10), network="conv_small", d_width=4, g_width=8, components=10)
+    method = gan(spec=Spec("svhn", (3, 32, 32), 10), nets="svhn", components=10)
     x = Noise.seeded(0).uniform(3, 3, 32, 32)
-    assert method.discriminator.features(x, None).shape == (3, 8)
+    assert method.discriminator.features(x, None).shape == (3, 128)
     images = method.sample(torch.zeros(5, dtype=torch.int64), Noise.seeded(0))
     assert images.shape == (5, 3, 32, 32) and 0 <= float(images.min()) < float(images.max()) <= 1
-    method.average.follow(method.discriminator)
     assert method.predict(x).shape == (3,)
