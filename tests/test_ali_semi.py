@@ -76,6 +76,19 @@ def test_losses_are_those_of_probabilities_over_k_plus_one_classes() -> None:
     assert float(losses["p"]) == pytest.approx(float(-p_p[:, :K].sum(1).log().mean()), rel=1e-4)
 
 
+def test_encoder_and_decoder_follow_their_own_losses_alone() -> None:
+    """Their gradients are those of E log(1 + Z) on inferred pairs and E log((1 + Z) / Z) on synthesised ones."""
+    method, b = ali(), batch()
+    twin, noise = copy.deepcopy(method), Noise.seeded(1)
+    method.update(b)
+    twin.encoder(noise, "z", x=b.x_labelled)  # which draws first
+    free, z = twin.encoder(noise, "z", x=b.x)["z"], noise.normal(12, 16, 1, 1)
+    q, p = (twin.logits(*pair, None).exp().sum(1) for pair in ((b.x, free), (twin.decoder(noise, z=z)["x"], z)))
+    loss = (1 + q).log().mean() + ((1 + p) / p).log().mean()
+    for mine, slope in zip(method.g_parameters, torch.autograd.grad(loss, twin.g_parameters), strict=True):
+        torch.testing.assert_close(mine.grad, slope, rtol=1e-3, atol=1e-6)
+
+
 def test_a_discriminator_at_zero_costs_the_known_losses_and_moves_alone() -> None:
     """All logits 0: D(x, z) = K / (K + 1)."""
     method = ali()
