@@ -171,3 +171,4 @@ def test_a_class_without_labels_is_never_an_answer() -> None:
     answers = (100 * Noise.seeded(1).normal(200, 3) @ weight.T + bias).argmax(1)
     assert set(answers.tolist()) == {0, 2}
     assert bool(weight.isfinite().all())
+    assert bias.isinf().tolist() == [False, True, False, True]  # also where both others are unlikely
