@@ -10,7 +10,7 @@ instead of the log-odds of the data. ALI published no clustering.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -21,36 +21,9 @@ from models.kmeans import fit_centres, nearest
 from models.layers import Net
 from models.method import Batch, Data, Method, Spec
 from models.noise import Noise
-from models.tables import Row, Table
+from models.tables import Table, WithoutY
 
 Pair = tuple[Tensor, Tensor]
-
-
-class WithoutY(Table):
-    """AMM's layer table with its y-branch cut out: `WithoutY(**vars(table))`.
-
-    The rows whose names start with y go, and their terms in sums and concatenations with them. Where that would leave a
-    row with nothing to read (the plane's decoder, whose x reads y1 + z1), only the rows that depend on y alone go.
-    """
-
-    def rows(self, k: int) -> list[Row]:
-        """The typed rows, amended, of the z-branch."""
-        rows = super().rows(k)
-        cut = {row.name for row in rows if row.name.startswith("y")}
-        if any(row.inputs and row.name not in cut and cut.issuperset(row.inputs) for row in rows):
-            cut = {"y"}
-            for row in rows:
-                if row.inputs and cut.issuperset(row.inputs):
-                    cut.add(row.name)
-        channels = {row.name: 0 if row.name in cut else row.channels for row in rows}
-        kept = []
-        for row in rows:
-            inputs = tuple(name for name in row.inputs if name not in cut)
-            joined = row.join == "|" and not row.width
-            width = sum(channels[name] for name in row.inputs) if joined else row.channels
-            if row.name not in cut:
-                kept.append(replace(row, inputs=inputs, channels=width))
-        return kept
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.losses import conditional_entropy
 from models.method import Batch, Method, Spec
 from models.nets import conv, fan_in_, linear, mlp, running_statistics_kept
 from models.noise import Noise
@@ -102,12 +103,6 @@ class CatGAN(Method):
     def predict(self, x: Tensor) -> Tensor:
         """D's most probable category, without noise, int64 [B]."""
         return self.judge(x).argmax(1)
-
-
-def conditional_entropy(logits: Tensor) -> Tensor:
-    """Eqs. 4 and 5: mean of H[p(y | x)] over the batch, in nats, from logits [B, K]; from 0 to log K."""
-    log_p = F.log_softmax(logits.float(), 1)
-    return -(log_p.exp() * log_p).sum(1).mean()
 
 
 def marginal_entropy(logits: Tensor) -> Tensor:

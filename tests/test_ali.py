@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from baselines.ali import ALI, WithoutY
+from baselines.ali import ALI
 from models.kmeans import nearest
 from models.layers import Net
 from models.method import Batch, Data, Spec
 from models.noise import Noise
-from models.tables import Table
+from models.tables import Table, WithoutY
 
 NETS = ("mnist", "digits", "plane")
 SHAPES = {"mnist": (1, 28, 28), "digits": (1, 8, 8), "plane": (2, 1, 1)}

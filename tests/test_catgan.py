@@ -12,7 +12,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from baselines.catgan import CatGAN, conditional_entropy, discriminator_loss, generator_loss, marginal_entropy
+from baselines.catgan import CatGAN, discriminator_loss, generator_loss, marginal_entropy
+from baselines.losses import conditional_entropy
 from models.method import Batch, Spec
 from models.noise import Noise
 

@@ -1,0 +1,46 @@
+"""Losses that several rivals share: those of a discriminator with K + 1 classes, feature matching, entropy; a schedule.
+
+D has K logits l(x), one for each class; that of class K + 1, "generated", is fixed at 0, since a softmax has one logit too many
+(Salimans et al., 2016, section 5). With Z(x) = Σ_k exp l_k(x), D(x) = 1 - p(K + 1 | x) = Z / (Z + 1) is the probability that x
+is real, so log Z is its logit and serves wherever `models.adversarial` asks for one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.adversarial import discriminator_loss
+
+
+def real_logit(logits: Tensor) -> Tensor:
+    """log Z(x), [B], from logits [B, K]: the logit of D(x)."""
+    return torch.logsumexp(logits.float(), 1)
+
+
+def unlabelled_loss(unlabelled: Tensor, generated: Tensor) -> Tensor:
+    """L_unsupervised of section 5, halved as in openai/improved-gan: -E log D(x) / 2 - E log(1 - D(G(z))) / 2.
+
+    From D's logits [B, K] of unlabelled examples and of generated ones.
+    """
+    return 0.5 * discriminator_loss(real_logit(unlabelled), real_logit(generated))
+
+
+def feature_matching(real: Tensor, generated: Tensor) -> Tensor:
+    """What G minimises: |E f(x) - E f(G(z))|, the mean over D's features f, [B, F] each.
+
+    Section 3.1 prints the squared norm; openai/improved-gan and kimiyoung/ssl_bad_gan take absolute differences.
+    """
+    return (real.float().mean(0) - generated.float().mean(0)).abs().mean()
+
+
+def conditional_entropy(logits: Tensor) -> Tensor:
+    """Mean of H[p(y | x)] over the batch, in nats, from logits [B, K]; from 0 to log K."""
+    log_p = F.log_softmax(logits.float(), 1)
+    return -(log_p.exp() * log_p).sum(1).mean()
+
+
+def annealing(steps: Tensor, last: int) -> Tensor:
+    """The factor of a learning rate after so many steps: 1 for two thirds of the schedule, then linearly to 0 at `last`."""
+    return (3 * (1 - steps / last)).clamp(0, 1)
