@@ -41,12 +41,11 @@ def conv(inputs: int, outputs: int, width: int, stride: int = 1, padding: int = 
 
 
 def transposed(
-    inputs: int, outputs: int, width: int, stride: int = 1, padding: int = 0, bias: bool = True
+    inputs: int, outputs: int, width: int, stride: int = 1, padding: int = 0, bias: bool = True, output_padding: int = 0
 ) -> nn.ConvTranspose2d:
     """A transposed convolution without values yet."""
-    layer: nn.ConvTranspose2d = nn.utils.skip_init(
-        nn.ConvTranspose2d, inputs, outputs, width, stride=stride, padding=padding, bias=bias
-    )
+    shape = {"stride": stride, "padding": padding, "output_padding": output_padding}
+    layer: nn.ConvTranspose2d = nn.utils.skip_init(nn.ConvTranspose2d, inputs, outputs, width, bias=bias, **shape)
     return layer
 
 

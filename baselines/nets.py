@@ -1,0 +1,349 @@
+"""The backbones that several semi-supervised rivals share; it holds no method.
+
+`conv_small` is the net of Salimans et al. (2016, openai/improved-gan, train_svhn_feature_matching.py), which BadGAN and the
+small VAT use in their own styles, `conv_large` that of Miyato et al. (2018, takerum/vat_tf, cnn.py), which TripleGAN and SGAN
+use in theirs; `dense` is a counterpart of ours for small images. All are `Classifier`s; `generator` is improved-gan's, given
+classes as TripleGAN does it. The weights hold no values yet: `models.nets.normal_` or `fan_in_` draws them, then
+`data_dependent_` fits those that are weight-normalised. Every mask and all noise comes from the trial's `Noise`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from models.nets import conv, linear, transposed
+from models.noise import Noise
+
+Normalisation = Literal["weight", "batch", "none"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the codes that share a backbone do differently."""
+
+    norm: Normalisation = "batch"  # of every layer but the last
+    last_norm: Normalisation = "none"  # of the layer that makes the logits
+    slope: float = 0.1  # of the leaky ReLU
+    input_dropout: float = 0.0
+    input_noise: float = 0.0  # std of Gaussian noise on the input, before its dropout
+    dropout: float = 0.5  # after each of the two halvings; `dense`: after the first layer
+    whole_channels: bool = False  # dropout drops whole channels, as Dropout2d
+    pool: Literal["stride", "max"] = "stride"  # conv_small: what halves the sides; conv_large always takes the maximum
+    momentum: float = 0.1  # of running statistics
+    scale: float = 1.0  # times the channels
+
+
+class Drop(nn.Module):
+    """Dropout, of single elements or of whole channels."""
+
+    def __init__(self, p: float, whole_channels: bool = False) -> None:
+        super().__init__()
+        self.p, self.whole_channels = p, whole_channels
+
+    def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
+        """x [B, C, ...] masked; as it is if `noise` is None."""
+        if noise is None or not self.p:
+            return x
+        like = x.flatten(2)[:, :, 0] if self.whole_channels and x.ndim > 2 else x
+        mask = noise.keep(like, self.p)
+        return x * mask.view(*mask.shape, *(1,) * (x.ndim - mask.ndim))
+
+
+class Blur(nn.Module):
+    """Additive Gaussian noise."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, x: Tensor, noise: Noise | None) -> Tensor:
+        """x plus noise; as it is if `noise` is None."""
+        return x if noise is None or not self.std else x + self.std * noise.normal(*x.shape)
+
+
+class Block(nn.Module):
+    """A layer with weight or batch normalisation, and its activation.
+
+    Weight normalisation (Salimans & Kingma, 2016, Eq. 2): w = g v / ‖v‖ for each output, with the norm as in improved-gan's
+    nn.py, sqrt(1e-6 + Σ v²). g is 1 until `data_dependent_` sets it, and is trained only if `train_g` says so.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d,
+        norm: Normalisation,
+        activation: nn.Module | None = None,
+        momentum: float = 0.1,
+        train_g: bool = False,
+        init_std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+        self.layer, self.activation, self.init_std = layer, activation or nn.Identity(), init_std
+        self.weight_normed, self.fitting = norm == "weight", False
+        self.axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # of the outputs, in the weights
+        if self.weight_normed:
+            self.g = nn.Parameter(torch.ones(outputs), requires_grad=train_g)
+        batchnorm = nn.BatchNorm1d if isinstance(layer, nn.Linear) else nn.BatchNorm2d
+        self.norm = batchnorm(outputs, momentum=momentum) if norm == "batch" else None
+
+    def weight(self) -> Tensor:
+        """The layer's weights, normalised if they are to be."""
+        v = self.layer.weight
+        if not self.weight_normed:
+            return v
+        others = [axis for axis in range(v.ndim) if axis != self.axis]
+        shape = [-1 if axis == self.axis else 1 for axis in range(v.ndim)]
+        return v * (self.g.view(shape) * (1e-6 + v.square().sum(others, keepdim=True)).rsqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activations of x, [B, outputs] or [B, outputs, H, W]."""
+        if self.fitting:
+            self._fit(x)
+        h = functional_call(self.layer, {"weight": self.weight()}, (x,)) if self.weight_normed else self.layer(x)
+        activated: Tensor = self.activation(h if self.norm is None else self.norm(h))
+        return activated
+
+    def _fit(self, x: Tensor) -> None:
+        """g and bias that give every output mean 0 and standard deviation `init_std` on x (Salimans & Kingma, Eq. 6)."""
+        h = functional_call(self.layer, {"weight": self.weight()}, (x,)).transpose(0, 1).flatten(1)
+        var, mean = torch.var_mean(h, 1, correction=0)
+        factor = self.init_std * (var + 1e-12).rsqrt()
+        assert self.layer.bias is not None
+        self.layer.bias.copy_((self.layer.bias - mean) * factor)
+        self.g.mul_(factor)
+
+
+class Chain(nn.Module):
+    """Layers one after another. `noise` goes to those that draw; y, if given, joins the input of every `Block`."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor, noise: Noise | None = None, y: Tensor | None = None) -> Tensor:
+        """The last layer's output for x; without `noise` nothing is dropped or blurred. y is one-hot, [B, K]."""
+        # convolutions are faster in this memory layout, and keep it
+        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+        for layer in self.layers:
+            if isinstance(layer, Drop | Blur):
+                x = layer(x, noise)
+            else:
+                x = layer(joined(x, y) if y is not None and isinstance(layer, Block) else x)
+        return x
+
+
+class Classifier(nn.Module):
+    """A backbone: `body` ends in the features, for the conv nets the global average pooling's, `head` makes the logits."""
+
+    def __init__(self, body: Chain, head: Block) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    def features(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """The last hidden layer, [B, F], of images [B, C, H, W]; without `noise` nothing is dropped or blurred."""
+        found: Tensor = self.body(x, noise)
+        return found
+
+    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        """Logits [B, K] of images [B, C, H, W]."""
+        logits: Tensor = self.head(self.features(x, noise))
+        return logits
+
+
+def joined(x: Tensor, y: Tensor) -> Tensor:
+    """x [B, C] or [B, C, H, W] with y [B, K] as further channels, the same everywhere."""
+    return torch.cat([x, y.view(*y.shape, *(1,) * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])], 1)
+
+
+def _widths(style: Style, *channels: int) -> list[int]:
+    return [max(1, round(style.scale * n)) for n in channels]
+
+
+def _block(style: Style, a: int, b: int, width: int = 3, stride: int = 1, padding: int = 1) -> Block:
+    layer = conv(a, b, width, stride, padding, bias=style.norm != "batch")  # batch normalisation removes a bias
+    return Block(layer, style.norm, nn.LeakyReLU(style.slope), style.momentum)
+
+
+def _head(style: Style, features: int, n_classes: int) -> Block:
+    """The last layer: weight-normalised ones train g and start with std 0.1 (improved-gan, also BadGAN)."""
+    layer = linear(features, n_classes, bias=style.last_norm != "batch")
+    return Block(layer, style.last_norm, None, style.momentum, train_g=True, init_std=0.1)
+
+
+def _entrance(style: Style) -> list[nn.Module]:
+    return [Blur(style.input_noise), Drop(style.input_dropout, style.whole_channels)]
+
+
+def _exit(style: Style, n: Sequence[int]) -> list[nn.Module]:
+    """From 8x8 to the features: a 3x3 convolution without padding, two of 1x1, and their average over the 6x6 positions."""
+    ones = [_block(style, a, b, 1, padding=0) for a, b in pairwise(n[1:])]
+    return [_block(style, n[0], n[1], padding=0), *ones, nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+
+
+def conv_small(style: Style, colours: int = 3, n_classes: int = 10) -> Classifier:
+    """Images of 32x32 -> 16 -> 8 -> 6 -> 1; 64 and 128 channels, 128 features. See `Style.pool` for what halves the sides."""
+    (a, b), last = _widths(style, 64, 128), 1 if style.pool == "max" else 2
+    halved = [nn.MaxPool2d(2)] if style.pool == "max" else []
+    drop = [Drop(style.dropout, style.whole_channels)]
+    first = [_block(style, colours, a), _block(style, a, a), _block(style, a, a, stride=last), *halved, *drop]
+    second = [_block(style, a, b), _block(style, b, b), _block(style, b, b, stride=last), *halved, *drop]
+    body = Chain([*_entrance(style), *first, *second, *_exit(style, [b, b, b, b])])
+    return Classifier(body, _head(style, b, n_classes))
+
+
+def conv_large(style: Style, colours: int = 3, n_classes: int = 10) -> Classifier:
+    """Images of 32x32 -> 16 -> 8 -> 6 -> 1; 128, 256, then 512, 256 and 128 channels, 128 features."""
+    a, b, c = _widths(style, 128, 256, 512)
+    layers = _entrance(style)
+    for before, n in ((colours, a), (a, b)):
+        layers += [_block(style, before, n), _block(style, n, n), _block(style, n, n), nn.MaxPool2d(2)]
+        layers += [Drop(style.dropout, style.whole_channels)]
+    return Classifier(Chain([*layers, *_exit(style, [b, c, b, a])]), _head(style, a, n_classes))
+
+
+def dense(style: Style, shape: Sequence[int], hidden: Sequence[int], n_classes: int = 10) -> Classifier:
+    """The counterpart for images [C, H, W] of any size: fully connected layers of these widths, the last one's the features."""
+    layers: list[nn.Module] = [nn.Flatten(), *_entrance(style)]
+    for i, (a, b) in enumerate(pairwise([math.prod(shape), *hidden])):
+        layer = linear(a, b, bias=style.norm != "batch")
+        layers += [Drop(style.dropout)] if i == 1 else []
+        layers.append(Block(layer, style.norm, nn.LeakyReLU(style.slope), style.momentum))
+    return Classifier(Chain(layers), _head(style, hidden[-1], n_classes))
+
+
+def generator(
+    z_dim: int = 100, shape: Sequence[int] = (3, 32, 32), y_dim: int = 0, channels: int = 512, momentum: float = 0.1
+) -> Chain:
+    """Images in (-1, 1) from z [B, z_dim], for square sides divisible by 8: 4 -> 8 -> 16 -> 32, channels 512, 256, 128.
+
+    With `y_dim` it is called as generator(z, None, y), y one-hot [B, y_dim]. ValueError: sides that it cannot make.
+    """
+    colours, height, side = shape
+    if height != side or side % 8:
+        raise ValueError(f"the generator makes squares with sides divisible by 8, not {height}x{side}")
+    c, start = channels, side // 8
+    first = linear(z_dim + y_dim, c * start**2, bias=False)
+    layers: list[nn.Module] = [Block(first, "batch", nn.ReLU(), momentum), nn.Unflatten(1, (c, start, start))]
+    for n in (c, c // 2):
+        layer = transposed(n + y_dim, n // 2, 5, 2, 2, bias=False, output_padding=1)
+        layers.append(Block(layer, "batch", nn.ReLU(), momentum))
+    last = transposed(c // 4 + y_dim, colours, 5, 2, 2, output_padding=1)
+    return Chain([*layers, Block(last, "weight", nn.Tanh(), train_g=True, init_std=0.1)])
+
+
+def dense_generator(z_dim: int, shape: Sequence[int], hidden: Sequence[int], y_dim: int = 0) -> Chain:
+    """The counterpart for images of any size: batch normalisation and ReLU, then weight normalisation and tanh."""
+    layers: list[nn.Module] = [
+        Block(linear(a + y_dim, b, bias=False), "batch", nn.ReLU()) for a, b in pairwise([z_dim, *hidden])
+    ]
+    last = Block(linear(hidden[-1] + y_dim, math.prod(shape)), "weight", nn.Tanh(), train_g=True, init_std=0.1)
+    return Chain([*layers, last, nn.Unflatten(1, tuple(shape))])
+
+
+class Repeated(Noise):
+    """A stream whose masks and noise are drawn in the first pass through a net and come again in every later one.
+
+    For passes that shall differ in their input alone. Call `again` before each later pass of the same shape.
+    """
+
+    def __init__(self, noise: Noise) -> None:
+        super().__init__(noise.generator)
+        self.drawn: list[Tensor] = []
+        self.at = 0
+
+    def again(self) -> Repeated:
+        """Goes back to the first draw; returns itself."""
+        self.at = 0
+        return self
+
+    def keep(self, like: Tensor, p: float) -> Tensor:
+        return self._next(lambda: super(Repeated, self).keep(like, p))
+
+    def normal(self, *shape: int) -> Tensor:
+        return self._next(lambda: super(Repeated, self).normal(*shape))
+
+    def _next(self, draw: Callable[[], Tensor]) -> Tensor:
+        if self.at == len(self.drawn):
+            self.drawn.append(draw())
+        self.at += 1
+        return self.drawn[self.at - 1]
+
+
+@contextmanager
+def _fitting(net: nn.Module) -> Iterator[None]:
+    blocks = [layer for layer in net.modules() if isinstance(layer, Block) and layer.weight_normed]
+    try:
+        for block in blocks:
+            block.fitting = True
+        yield
+    finally:
+        for block in blocks:
+            block.fitting = False
+
+
+@torch.no_grad()
+def data_dependent_(net: nn.Module, x: Tensor, noise: Noise | None = None, y: Tensor | None = None) -> None:
+    """Fits weight-normalised layers, first to last, to examples x: pre-activations of mean 0 and the block's `init_std`.
+
+    `noise` is what training will drop and blur with. Repeating it with the same x changes nothing more.
+    """
+    with _fitting(net):
+        net(x, noise) if y is None else net(x, noise, y)
+
+
+class Averaged(nn.Module):
+    """An exponential moving average of a net, a <- a + rate (p - a) for each parameter p, and a net to call with it.
+
+    PyTorch's `AveragedModel` reads its counter on the host in each update, so a step with it cannot be recorded.
+
+    Args:
+        net: what is averaged; it is copied, so its weights must be drawn before.
+        rate: weight of the newest parameters, 1 - decay.
+        start: "weights" starts at the net's parameters, "zero" at 0 without any correction, as improved-gan does.
+        average_buffers: the running statistics are averaged like the parameters (TripleGAN); else they are the net's own.
+            They start at the net's values in any case: a variance of 0 is none.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        rate: float,
+        start: Literal["weights", "zero"] = "weights",
+        average_buffers: bool = False,
+    ) -> None:
+        super().__init__()
+        self.net, self.rate, self.average_buffers = copy.deepcopy(net).requires_grad_(False), rate, average_buffers
+        if start == "zero":
+            # a g that is not trained is a constant, not an average of anything
+            trained = {name for name, p in net.named_parameters() if p.requires_grad}
+            for name, parameter in self.net.named_parameters():
+                if name in trained:
+                    parameter.zero_()
+
+    @torch.no_grad()
+    def update(self, net: nn.Module) -> None:
+        """Takes in what `net`, of the same kind, is now."""
+        mine: list[Tensor] = list(self.net.parameters())
+        theirs: list[Tensor] = list(net.parameters())
+        for own, new in zip(self.net.buffers(), net.buffers(), strict=True):
+            if self.average_buffers and own.is_floating_point():
+                mine, theirs = [*mine, own], [*theirs, new]
+            else:
+                own.copy_(new)
+        torch._foreach_lerp_(mine, theirs, self.rate)
+
+    def forward(self, *args: Tensor) -> Tensor:
+        """The averaged net's output."""
+        out: Tensor = self.net(*args)
+        return out
