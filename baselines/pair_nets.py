@@ -16,34 +16,38 @@ from baselines.nets import Block, Chain, Classifier, Drop, Style, conv_large, de
 from models.method import Spec
 from models.nets import conv, linear
 
-Arch = Literal["conv", "mlp"]  # conv for images of 32x32; mlp, for all others, is ours
+Backbone = Literal["conv_large", "dense"]  # the first for images of 32x32; dense, for all others, is ours
 
 
-def classifier(arch: Arch, spec: Spec, k: int, hidden: int, drops: tuple[float, float]) -> Classifier:
+def classifier(backbone: Backbone, spec: Spec, k: int, hidden: int, drops: tuple[float, float]) -> Classifier:
     """C of both codes: conv-large, batch normalisation after every layer, the last one's logits included.
 
-    drops: of the input and of hidden layers. mlp, ours: two layers of `hidden` units. The weights hold no values yet.
+    drops: of the input and of hidden layers. dense, ours: two layers of `hidden` units. The weights hold no values yet.
     """
     style = Style("batch", "batch", slope=0.2, input_dropout=drops[0], dropout=drops[1])
-    return conv_large(style, spec.shape[0], k) if arch == "conv" else dense(style, spec.shape, (hidden, hidden), k)
+    return (
+        conv_large(style, spec.shape[0], k)
+        if backbone == "conv_large"
+        else dense(style, spec.shape, (hidden, hidden), k)
+    )
 
 
-def conditional_generator(arch: Arch, spec: Spec, k: int, hidden: int, z_dim: int) -> Chain:
-    """G of both codes, called as net(z, None, y), y one-hot. mlp, ours: two layers of `hidden` units."""
-    if arch == "conv":
+def conditional_generator(backbone: Backbone, spec: Spec, k: int, hidden: int, z_dim: int) -> Chain:
+    """G of both codes, called as net(z, None, y), y one-hot. dense, ours: two layers of `hidden` units."""
+    if backbone == "conv_large":
         return generator(z_dim, spec.shape, k)
     return dense_generator(z_dim, spec.shape, (hidden, hidden), k)
 
 
-def pair_discriminator(arch: Arch, shape: tuple[int, int, int], k: int, width: int, drop: float) -> Chain:
+def pair_discriminator(backbone: Backbone, shape: tuple[int, int, int], k: int, width: int, drop: float) -> Chain:
     """D(x, y) of both codes, called as net(x, noise, y): logits [B, 1] that pairs of images and one-hot classes are real.
 
-    conv, for 32x32: 3x3 convolutions of w, w (stride 2), 2w, 2w (stride 2), then 4w and 4w without padding, and their mean over
-    positions; mlp, ours: two layers of w units. y joins the input of every layer. Weight normalisation and leaky ReLU of slope
-    0.2; dropout of the input and, conv, after each stride. The weights hold no values yet.
+    conv_large, for 32x32: 3x3 convolutions of w, w (stride 2), 2w, 2w (stride 2), then 4w and 4w without padding, and
+    their mean over positions; dense, ours: two layers of w units. y joins the input of every layer. Weight normalisation and leaky ReLU of slope
+    0.2; dropout of the input and, conv_large, after each stride. The weights hold no values yet.
     """
     c, w, leaky = shape[0], width, nn.LeakyReLU(0.2)
-    if arch == "mlp":
+    if backbone == "dense":
         first = Block(linear(math.prod(shape) + k, w), "weight", leaky)
         body = [Drop(drop), nn.Flatten(), first, Block(linear(w + k, w), "weight", leaky)]
         return Chain([*body, _judge(w + k)])
@@ -63,15 +67,16 @@ def _judge(features: int) -> Block:
 class JointDiscriminator(nn.Module):
     """D_xz: logits [B] that a pair of an image in [-1, 1] and a z [B, z_dim] is inferred.
 
-    conv, of the code: z through 512 and 512 units, x through 5x5 convolutions of stride 2, 128, 256 and 512 channels, the
-    last two with batch normalisation; both through 1,024 units; mlp, ours: `hidden` units in each place. Leaky ReLU of slope 0.2.
+    conv_large, of the code: z through 512 and 512 units, x through 5x5 convolutions of stride 2, 128, 256 and 512 channels,
+    the last two with batch normalisation; both through 1,024 units; dense, ours: `hidden` units in each place. Leaky ReLU of
+    slope 0.2.
     """
 
-    def __init__(self, arch: Arch, shape: tuple[int, int, int], hidden: int, z_dim: int) -> None:
+    def __init__(self, backbone: Backbone, shape: tuple[int, int, int], hidden: int, z_dim: int) -> None:
         super().__init__()
-        leaky, wide = nn.LeakyReLU(0.2), 512 if arch == "conv" else hidden
+        leaky, wide = nn.LeakyReLU(0.2), 512 if backbone == "conv_large" else hidden
         self.of_z = Chain([Block(linear(z_dim, wide), "none", leaky), Block(linear(wide, wide), "none", leaky)])
-        if arch == "conv":
+        if backbone == "conv_large":
             layers = [Block(conv(shape[0], 128, 5, 2, 2), "none", leaky)]
             layers += [Block(conv(n, 2 * n, 5, 2, 2, bias=False), "batch", leaky) for n in (128, 256)]
             self.of_x, seen, last = Chain([*layers, nn.Flatten()]), 512 * shape[1] * shape[2] // 64, 1024
@@ -86,10 +91,10 @@ class JointDiscriminator(nn.Module):
         return logit.flatten().float()
 
 
-def inference_net(arch: Arch, shape: tuple[int, int, int], hidden: int, z_dim: int) -> Chain:
-    """I(x): z [B, z_dim] of images in [-1, 1]; conv: 4x4 convolutions of stride 2, 64 to 512 channels; mlp: 2 layers, ours."""
+def inference_net(backbone: Backbone, shape: tuple[int, int, int], hidden: int, z_dim: int) -> Chain:
+    """I(x): z [B, z_dim] of images in [-1, 1]; conv_large: 4x4 convolutions of stride 2, 64 to 512 channels; dense: ours."""
     leaky = nn.LeakyReLU(0.2)
-    if arch == "mlp":
+    if backbone == "dense":
         sizes = pairwise((math.prod(shape), hidden, hidden))
         body = [nn.Flatten(), *(Block(linear(a, b, bias=False), "batch", leaky) for a, b in sizes)]
         return Chain([*body, Block(linear(hidden, z_dim), "none")])

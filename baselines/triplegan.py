@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from baselines import pair_nets, pairs
 from baselines.nets import Averaged
-from baselines.pair_nets import Arch
+from baselines.pair_nets import Backbone
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
 from models.nets import normal_, running_statistics_kept
@@ -43,9 +43,11 @@ class TripleGANConfig:
     """Knobs of Triple-GAN; defaults are those of zhenxuan00/triple-gan on SVHN (x2y_yz2x_xy2p_ssl_svhn.py)."""
 
     components: int = 10  # classes, K
-    arch: Arch = "conv"  # mlp is ours, for images that are not 32x32
-    hidden: int = 256  # mlp: units of the hidden layers of C and G; ours
-    d_width: int = 32  # conv: of D's first layers, the others have 2 and 4 times as many; mlp: units of D's layers
+    backbone: Backbone = "conv_large"  # dense is ours, for images that are not 32x32
+    hidden: int = 256  # dense: units of the hidden layers of C and G; ours
+    d_width: int = (
+        32  # conv_large: of D's first layers, the others have 2 and 4 times as many; dense: units of D's layers
+    )
     z_dim: int = 100  # dimensions of z, uniform in [0, 1)
     input_dropout: float = 0.2  # of C
     dropout: float = 0.5  # of C's hidden layers
@@ -77,9 +79,9 @@ class TripleGAN(Method):
     def __init__(self, config: TripleGANConfig, spec: Spec, noise: Noise) -> None:
         super().__init__(config, spec, noise)
         c = config
-        self.classifier = pair_nets.classifier(c.arch, spec, c.components, c.hidden, (c.input_dropout, c.dropout))
-        self.generator = pair_nets.conditional_generator(c.arch, spec, c.components, c.hidden, c.z_dim)
-        self.discriminator = pair_nets.pair_discriminator(c.arch, spec.shape, c.components, c.d_width, c.d_dropout)
+        self.classifier = pair_nets.classifier(c.backbone, spec, c.components, c.hidden, (c.input_dropout, c.dropout))
+        self.generator = pair_nets.conditional_generator(c.backbone, spec, c.components, c.hidden, c.z_dim)
+        self.discriminator = pair_nets.pair_discriminator(c.backbone, spec.shape, c.components, c.d_width, c.d_dropout)
         normal_(self, noise, c.init_std)
         self.average = Averaged(self.classifier, c.average_rate, "zero", average_buffers=True)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64, device=noise.device))

@@ -28,7 +28,7 @@ from bench.trainer import Run
 from models.method import Batch, Data, Method, Spec
 from models.noise import Noise
 
-SMALL = {"hidden": 12, "n_init": 1, "n_clusters": 6}  # taken where a Config has such a key
+SMALL = {"hidden": 12, "n_init": 1, "n_clusters": 6, "backbone": "dense"}  # taken where a Config has such a key
 NETS = {"plane": "plane", "digits": "synthetic"}  # nets -> data of their shape
 
 
