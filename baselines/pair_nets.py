@@ -42,9 +42,9 @@ def conditional_generator(backbone: Backbone, spec: Spec, k: int, hidden: int, z
 def pair_discriminator(backbone: Backbone, shape: tuple[int, int, int], k: int, width: int, drop: float) -> Chain:
     """D(x, y) of both codes, called as net(x, noise, y): logits [B, 1] that pairs of images and one-hot classes are real.
 
-    conv_large, for 32x32: 3x3 convolutions of w, w (stride 2), 2w, 2w (stride 2), then 4w and 4w without padding, and
-    their mean over positions; dense, ours: two layers of w units. y joins the input of every layer. Weight normalisation and leaky ReLU of slope
-    0.2; dropout of the input and, conv_large, after each stride. The weights hold no values yet.
+    conv_large, for 32x32: 3x3 convolutions of w, w (stride 2), 2w, 2w (stride 2), then 4w and 4w without padding, and their
+    mean over positions; dense, ours: two layers of w units. y joins the input of every layer. Weight normalisation and leaky
+    ReLU of slope 0.2; dropout of the input and, conv_large, after each stride. The weights hold no values yet.
     """
     c, w, leaky = shape[0], width, nn.LeakyReLU(0.2)
     if backbone == "dense":
