@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.losses import conditional_entropy
+
 
 def real(logit: Tensor) -> Tensor:
     """Binary cross-entropy with target 1, the mean of -log σ(logit)."""
@@ -24,12 +26,6 @@ def fake(logit: Tensor) -> Tensor:
     return F.softplus(logit.float()).mean()
 
 
-def confidence(logits: Tensor) -> Tensor:
-    """Mean of H[p(y | x)] over the batch, in nats, from logits [B, K]: low where the classifier is sure (R_L)."""
-    log_p = F.log_softmax(logits.float(), 1)
-    return -(log_p.exp() * log_p).sum(1).mean()
-
-
 def balance(logits: Tensor) -> Tensor:
     """Cross-entropy of the uniform distribution to the batch's mean of p(y | x), in nats; at least log K."""
     log_p = F.log_softmax(logits.float(), 1)
@@ -37,12 +33,14 @@ def balance(logits: Tensor) -> Tensor:
 
 
 def classifier_loss(labelled: Tensor, y: Tensor, unlabelled: Tensor, entropy: float, even: float) -> Tensor:
-    """-E log p(y | x) over labelled logits [L, K] + `entropy` * confidence + `even` * balance of unlabelled ones [M, K].
+    """-E log p(y | x) over labelled logits [L, K] + `entropy` * H[p(y | x)] + `even` * balance of unlabelled ones [M, K].
+
+    The entropy is R_L, low where the classifier is sure.
 
     `categorical_crossentropy_ssl_separated` in components/objectives.py of zhenxuan00/triple-gan and thudzj/StructuredGAN.
     """
     supervised = F.cross_entropy(labelled.float(), y)
-    return supervised + entropy * confidence(unlabelled) + even * balance(unlabelled)
+    return supervised + entropy * conditional_entropy(unlabelled) + even * balance(unlabelled)
 
 
 def epoch_of(steps: Tensor, length: int) -> Tensor:

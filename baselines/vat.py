@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.losses import conditional_entropy
 from baselines.nets import Classifier, Repeated, Style, conv_large, conv_small, dense, refit_statistics
 from baselines.perturbation import kl_divergence, worst_direction
 from models.method import Batch, Data, Method, Spec
@@ -130,7 +131,7 @@ class VAT(Method):
             plain = logits(rows)
             target = plain.detach()
             d = worst_direction(logits, rows, target, start, c.xi, c.power_iterations)
-            return kl_divergence(target, logits(rows + c.radius * d)), mean_entropy(plain)
+            return kl_divergence(target, logits(rows + c.radius * d)), conditional_entropy(plain)
 
     def finish(self, data: Data) -> None:
         """The running statistics, from labelled examples with dropout."""
@@ -150,12 +151,6 @@ def schedule(c: VATConfig, step: Tensor) -> tuple[Tensor, Tensor]:
     left = c.steps - step // c.decay_every * c.decay_every
     rate = c.learning_rate * (left / (c.steps - c.decay_start)).clamp(0, 1)
     return rate, torch.where(step < c.decay_start, c.beta1, c.late_beta1)
-
-
-def mean_entropy(logits: Tensor) -> Tensor:
-    """Mean of H(p(y | x)) in nats over logits [B, K]."""
-    log_p = F.log_softmax(logits.float(), 1)
-    return -(log_p.exp() * log_p).sum(1).mean()
 
 
 def _backbone(c: VATConfig, spec: Spec) -> Classifier:

@@ -15,7 +15,7 @@ SHARED: dict[str, set[str]] = {
     "baselines.losses": set(),
     "baselines.nets": set(),
     "baselines.perturbation": set(),
-    "baselines.pairs": set(),
+    "baselines.pairs": {"baselines.losses"},
     "baselines.pair_nets": {"baselines.nets"},
 }
 HEAVY = {"pandas", "matplotlib", "tabulate"}

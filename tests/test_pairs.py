@@ -10,6 +10,7 @@ from scipy.special import log_expit, log_softmax
 from torch import Tensor, nn
 
 from baselines import pairs
+from baselines.losses import conditional_entropy
 from baselines.nets import Block, Chain
 from baselines.pair_nets import JointDiscriminator, classifier, conditional_generator, inference_net, pair_discriminator
 from models.latent import one_hot
@@ -43,17 +44,17 @@ def _brute(logits: Tensor) -> tuple[float, float]:
     return entropy, -sum(math.log(float(v)) for v in p.mean(0)) / p.shape[1]
 
 
-def test_confidence_and_balance_by_brute_force() -> None:
+def test_entropy_and_balance_by_brute_force() -> None:
     entropy, even = _brute(LOGITS)
-    assert float(pairs.confidence(LOGITS)) == pytest.approx(entropy, rel=1e-5)
+    assert float(conditional_entropy(LOGITS)) == pytest.approx(entropy, rel=1e-5)
     assert float(pairs.balance(LOGITS)) == pytest.approx(even, rel=1e-5)
 
 
-def test_confidence_and_balance_at_their_extremes() -> None:
+def test_entropy_and_balance_at_their_extremes() -> None:
     sure = 300 * torch.eye(4)
-    assert float(pairs.confidence(sure)) == pytest.approx(0, abs=1e-6)
+    assert float(conditional_entropy(sure)) == pytest.approx(0, abs=1e-6)
     assert float(pairs.balance(sure)) == pytest.approx(math.log(4))  # each class once: as even as can be
-    assert float(pairs.confidence(torch.zeros(6, 4))) == pytest.approx(math.log(4))
+    assert float(conditional_entropy(torch.zeros(6, 4))) == pytest.approx(math.log(4))
     one_class = 300 * one_hot(torch.zeros(6, dtype=torch.int64), 4)
     assert float(pairs.balance(one_class)) == pytest.approx(225, rel=1e-5)  # finite: (0 + 3 * 300) / 4
 

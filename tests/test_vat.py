@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.losses import conditional_entropy
 from baselines.nets import Repeated, refit_statistics
 from baselines.perturbation import kl_divergence, worst_direction
-from baselines.vat import VAT, Adam, mean_entropy, schedule
+from baselines.vat import VAT, Adam, schedule
 from models.method import Batch, Data, Spec
 from models.nets import fan_in_, running_statistics_kept
 from models.noise import Noise
@@ -107,7 +108,7 @@ def test_losses_of_a_linear_softmax_by_brute_force() -> None:
 )
 def test_entropy_in_closed_form(p: list[float], h: float) -> None:
     logits = (torch.tensor([p, p]) + 1e-30).log() + torch.tensor([[3.0], [-2.0]])
-    assert float(mean_entropy(logits)) == pytest.approx(h, abs=1e-6)
+    assert float(conditional_entropy(logits)) == pytest.approx(h, abs=1e-6)
 
 
 def test_passes_over_unlabelled_examples_share_their_masks() -> None:
