@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--print-commands", action="store_true", help="print a shell line for each trial, and stop")
     found.add_argument("--keep-weights", action="store_true", help="leave the final weights beside each record")
     found.add_argument(
+        "--watch", type=float, metavar="S", help="with status: look again every S seconds until all have a result"
+    )
+    found.add_argument(
         "--dry-run", action="store_true", help="print what would run and how long it would take, and stop"
     )
     return found
@@ -81,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         suite = load_suite(options.suite)
         trials = chosen(suite, options)
         if options.command == "status":
-            return show_status(trials, options.out)
+            return show_status(trials, options.out) if options.watch is None else watch(trials, options)
         return execute(trials, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -110,14 +114,37 @@ def chosen(suite: Suite, options: argparse.Namespace) -> list[Trial]:
 
 def show_status(trials: Sequence[Trial], out: Path) -> int:
     """How many trials of each row are in which state."""
-    from bench.record import record_path, stored_status
+    print("\n".join(status_lines(trials, out)))
+    return 0
+
+
+def status_lines(trials: Sequence[Trial], out: Path) -> list[str]:
+    """One line for each row; a trial that some runner holds the lock of, and has no result yet, is under way."""
+    from bench.record import FINAL, record_path, stored_status
 
     rows: dict[str, Counter[str]] = {}
     for trial in trials:
-        rows.setdefault(trial.row, Counter())[stored_status(record_path(out, trial), trial)] += 1
-    for row, counts in rows.items():
-        print(f"{row:<20} " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
-    return 0
+        path = record_path(out, trial)
+        status = stored_status(path, trial)
+        if status not in FINAL and any(path.parent.glob(f"{path.stem}.lock.*")):
+            status = "under way"
+        rows.setdefault(trial.row, Counter())[status] += 1
+    told = ((row, ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))) for row, counts in rows.items())
+    return [f"{row:<20} {text}" for row, text in told]
+
+
+def watch(trials: Sequence[Trial], options: argparse.Namespace) -> int:
+    """The status again and again, in place on a terminal, until every trial has a result or a person has seen enough."""
+    if not options.watch > 0:
+        raise UserError(f"--watch: expected seconds above 0, got {options.watch}")
+    again = ""
+    while True:
+        lines = status_lines(trials, options.out)
+        print(again + "\n".join(lines), flush=True)
+        if not unfinished(trials, options.out):
+            return 0
+        again = f"\x1b[{len(lines)}A\x1b[J" if sys.stdout.isatty() else ""
+        time.sleep(options.watch)
 
 
 def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:

@@ -314,6 +314,33 @@ def test_list_names_every_suite_without_loading_torch() -> None:
     assert [line.split()[0] for line in done.stdout.splitlines()] == names()
 
 
+def test_status_is_watched_until_all_have_a_result(
+    suite: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = trials(load_suite(suite), "quick")
+    paths = [record_path(tmp_path, trial) for trial in plan]
+    paths[0].parent.mkdir(parents=True)
+    lock = paths[0].with_name(paths[0].stem + ".lock.1")
+    lock.write_text("beat")
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        lock.unlink()
+        for path, trial in zip(paths, plan, strict=True):
+            write(path, new_record(trial, "diverged"))
+
+    monkeypatch.setattr(run.time, "sleep", wait)
+    arguments = ["status", "--suite", str(suite), "--budget", "quick", "--out", str(tmp_path), "--watch", "0.5"]
+    assert main(arguments) == 0
+    assert waits == [0.5]
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    before = [["kmeans", "2 pending, 1 under way"], ["aae", "3 pending"]]
+    assert lines == [*before, ["kmeans", "3 diverged"], ["aae", "3 diverged"]]
+    assert main([*arguments[:-1], "0"]) == 2
+    assert "--watch: expected seconds above 0" in capsys.readouterr().err
+
+
 def test_status_counts_the_trials_of_each_row(suite: Path, tmp_path: Path, capsys: Captured) -> None:
     plan = {(trial.row, trial.seed): trial for trial in trials(load_suite(suite), "quick")}
     for seed, status in enumerate(("done", "killed")):
