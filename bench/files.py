@@ -19,7 +19,7 @@ NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # a file
 def write_output(path: Path, content: str | bytes) -> None:
     """`write_atomic` for a file that the user named; UserError if it cannot be written."""
     try:
-        write_atomic(path, content.encode() if isinstance(content, str) else content)
+        write_atomic(path, content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); choose another file") from None
 

@@ -69,6 +69,8 @@ def _plan(suite: Suite, row: Row, budget: str) -> Trial:
     config = _resolve(cls.Config, row.config, where)
     _check_labels(suite, labels, cls, config, where)
     labelled = length.batch_labelled or row.batch_labelled
+    if labelled and not labels:
+        raise UserError(f"{where}: batch_labelled {labelled} without labelled examples; give labels, or remove it")
     return Trial(
         suite=suite.suite,
         row=row.row,

@@ -259,8 +259,9 @@ def _mixtures(records: Sequence[Record]) -> list[str]:
     gits = [(record, record["run"].get("git") or {}) for record in records]
     dirty = ", ".join(str(_seed(record)) for record, git in gits if git.get("dirty"))
     notes = [f"Run from a working tree with uncommitted changes: seeds {dirty}."] if dirty else []
-    digests = [record["data"].get("digest") for record in records]
-    revisions = [git.get("sha") or git.get("sources") for _, git in gits]
+    # a trial that was killed before it began tells neither
+    digests = [record["data"].get("digest") for record in records if record["data"]]
+    revisions = [git.get("sha") or git.get("sources") for record, git in gits if record["run"]]
     for what, values in (("git revisions", revisions), ("versions of the data", digests)):
         different = sorted({str(value)[:12] for value in values})
         notes += [f"Mixes {what}: {', '.join(different)}."] if len(different) > 1 else []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.files import write_atomic
+from bench.files import write_atomic, write_output
 
 
 def _full(*_: object, **__: object) -> None:
@@ -85,3 +85,8 @@ def test_a_name_below_a_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         write_atomic(tmp_path / "file" / "record.json", b"new")
     assert (tmp_path / "file").read_bytes() == b"kept"
+
+
+def test_text_that_no_file_can_hold_is_written_as_its_escape(tmp_path: Path) -> None:
+    write_output(tmp_path / "table.md", "a \ud800 b")  # as json.loads may give it
+    assert (tmp_path / "table.md").read_bytes() == b"a \\ud800 b"

@@ -204,6 +204,12 @@ def test_labelled_examples_of_a_step_are_as_many_as_said_or_as_the_unlabelled(
     assert one.batch_labelled == (8 if budget else None) and (one.batch, two.batch) == (100, 50)
 
 
+def test_a_labelled_batch_needs_labels(write: Callable[..., Path]) -> None:
+    path = write("    batch: 50\n", "    batch: 50\n    labels: 0\n    batch_labelled: 5\n")
+    with pytest.raises(UserError, match="batch_labelled 5 without labelled examples"):
+        trials(load_suite(path), "quick", seeds=[0])
+
+
 def test_labels_of_a_row_replace_the_suites(write: Callable[..., Path]) -> None:
     path = write("    batch: 50\n", "    batch: 50\n    labels: 1000\n    batch_labelled: 50\n")
     one, two = trials(load_suite(path), "quick", seeds=[0])
