@@ -10,7 +10,7 @@ RUN := $(BIN)/python -m bench.run
 MAIN_ROWS_DIGITS := --only amm --only aae --only ali_kmeans --only kmeans
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test faults soak verify check lint types format reproduce-table1 reproduce-table2 figures report speed lock clean
+.PHONY: help install quickstart test faults soak verify check lint types format reproduce-table1 reproduce-table2 figures study report speed lock clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ reproduce-table2: $(READY) ## Table 2: the same for SVHN with 1,000 labels, resu
 
 figures: $(READY) ## pictures of every suite's rows beside the published values, in results/figures/
 	for suite in mnist_unsup svhn_semi digits_unsup digits_semi plane_unsup; do $(BIN)/python -m bench.figures --suite $$suite || exit; done
+
+study: $(READY) ## the studies' tables and curves from their records, docs/ablation_*.md and .png
+	for suite in ablation_plane ablation_digits ablation_mnist14; do $(BIN)/python -m bench.study --suite $$suite --out docs/$$suite || exit; done
 
 report: $(READY) ## one page with all tables, pictures and sources: results/report.html and .md
 	$(BIN)/python -m bench.report
