@@ -216,6 +216,7 @@ def until(there: Callable[[], Any], seconds: float = 120.0) -> None:
 
 
 LONG = '{steps: 400, validate: 100, label: "short"}'
+LONGER = '{steps: 8000, validate: 2000, label: "short"}'  # goes on while other commands start
 
 
 @real
@@ -240,7 +241,7 @@ def test_kill_9_of_a_worker_costs_the_trial_under_way_there_alone_and_it_is_retr
 def test_a_signal_reaches_the_trials_and_the_same_command_goes_on(
     processes: Processes, write_suite: Callable[..., Path], tmp_path: Path
 ) -> None:
-    suite, out = write_suite("amm", quick=LONG), tmp_path / "out"
+    suite, out = write_suite("amm", quick=LONGER), tmp_path / "out"
     processes.worker()
     path = out / "small" / "quick" / "amm" / "seed00.json"
     runner = processes.runner(suite, out)
@@ -263,7 +264,7 @@ def test_a_signal_reaches_the_trials_and_the_same_command_goes_on(
 def test_a_scheduler_that_dies_ends_the_run_and_the_trials_keep_their_checkpoints(
     processes: Processes, write_suite: Callable[..., Path], tmp_path: Path
 ) -> None:
-    suite, out = write_suite("amm", quick=LONG), tmp_path / "out"
+    suite, out = write_suite("amm", quick=LONGER), tmp_path / "out"
     processes.worker()
     path = out / "small" / "quick" / "amm" / "seed00.json"
     runner = processes.runner(suite, out)
