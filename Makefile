@@ -35,7 +35,7 @@ test: $(READY) ## the default tests (under 5 minutes on 2 cores)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q
 
 faults: $(READY) ## every fault of docs/faults.md injected for real, the slow ones too (5 minutes)
-	$(ONE_THREAD) $(BIN)/python -m pytest -q -m "fault and not gpu and not data" tests
+	AMM_FUZZ=300 $(ONE_THREAD) $(BIN)/python -m pytest -q -m "fault and not gpu and not data" tests
 
 soak: $(READY) ## a hundred kills at random moments, then every record compared with an undisturbed run's (10 minutes)
 	$(ONE_THREAD) $(BIN)/python -m tests.soak $(ARGS)

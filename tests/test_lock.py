@@ -204,6 +204,8 @@ def heard(child: subprocess.Popen[str], key: str) -> Any:
     pytest.fail(f"nothing said of {key}")
 
 
+@pytest.mark.slow
+@pytest.mark.fault(11)
 def test_a_trial_that_slept_while_its_lock_was_taken_over_leaves_without_writing(
     far: Callable[[str], subprocess.Popen[str]], tmp_path: Path, write_suite: Callable[..., Path]
 ) -> None:
@@ -221,6 +223,8 @@ def test_a_trial_that_slept_while_its_lock_was_taken_over_leaves_without_writing
     assert sorted(entry.name for entry in folder.iterdir() if entry.suffix != ".log") == ["seed00.json"]
 
 
+@pytest.mark.slow
+@pytest.mark.fault(11)
 def test_a_trial_under_way_on_another_machine_is_left_to_it(
     far: Callable[[str], subprocess.Popen[str]],
 ) -> None:

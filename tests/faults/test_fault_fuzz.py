@@ -23,7 +23,7 @@ from bench.plan import method_class, trials
 from bench.suite import Suite, Trial, load_suite
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-EXAMPLES = int(os.environ.get("AMM_FUZZ", "150"))  # of each test
+EXAMPLES = int(os.environ.get("AMM_FUZZ", "40"))  # of each test
 fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
