@@ -76,6 +76,9 @@ class Lock:
             if not publish(part, _file(self.path, self.number)) or not self.held():
                 self.release()
                 return False
+        except BaseException:  # such as a full disk
+            self.release()
+            raise
         finally:
             part.unlink(missing_ok=True)
         for number in _numbers(self.path) - {self.number}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -73,6 +74,17 @@ def test_the_lock_has_one_holder_and_is_free_again(path: Path) -> None:
     second = acquired(path)
     assert second and second.number == 1
     second.release()
+
+
+@pytest.mark.fault(9)
+def test_a_full_disk_leaves_no_lock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="no space"):
+        acquired(path)
+    assert os.listdir(path.parent) == []
 
 
 def test_a_lock_says_who_has_it(path: Path) -> None:
