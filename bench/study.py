@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def draw(suite: Suite, found: dict[str, list[Record]], file: Any) -> None:
     for line, (row, records) in zip(axes, found.items(), strict=True):
         for axis, name in zip(line, columns, strict=True):
             _panel(axis, records, base, name)
-        line[0].set_ylabel(labels[row], fontsize=7, rotation=0, ha="right", va="center")
+        line[0].set_ylabel(textwrap.fill(labels[row], 26), fontsize=7, rotation=0, ha="right", va="center")
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name.rpartition(".")[2].replace("_", " "), fontsize=8)
     figure.tight_layout(pad=0.4)
