@@ -106,6 +106,7 @@ def test_each_task_of_a_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPa
 # the printed commands
 
 
+@pytest.mark.slow
 def test_printed_commands_make_the_same_records_in_any_order(
     write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +157,7 @@ def test_an_address_without_the_backend_is_one_line(
     assert capsys.readouterr().err == "error: --scheduler: belongs to --backend dask\n"
 
 
+@pytest.mark.slow
 @real
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nothing://127.0.0.1:9", "127.0.0.1:port", "tcp://"])
 def test_an_address_that_nobody_answers_is_one_line(address: str, tmp_path: Path) -> None:
