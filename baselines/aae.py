@@ -11,7 +11,6 @@ methods alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.losses import descend
 from models.adversarial import discriminator_loss, synthesis_loss
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
@@ -81,18 +81,18 @@ class AAE(Method):
         x, noise, n = batch.x, batch.noise, len(batch.x)
         reconstruction = F.mse_loss(self.decode(*self.encode(x)), x)
         loss = self.config.reconstruction_weight * reconstruction
-        _descend(loss, self.e_parameters + self.r_parameters, self.e_adam, self.r_adam)
+        descend(loss, self.e_parameters + self.r_parameters, self.e_adam, self.r_adam)
 
         y, z = self.encode(x)
         prior_y = one_hot(noise.integers(self.config.components, n), self.config.components)
         prior_z = noise.normal(n, self.config.z_dim)
         l_y = discriminator_loss(self._judge(self.d_y, prior_y, noise), self._judge(self.d_y, y.detach(), noise))
         l_z = discriminator_loss(self._judge(self.d_z, prior_z, noise), self._judge(self.d_z, z.detach(), noise))
-        _descend(l_y + l_z, self.d_parameters, self.d_adam)
+        descend(l_y + l_z, self.d_parameters, self.d_adam)
 
         e_y = synthesis_loss(self._judge(self.d_y, y, noise))
         e_z = synthesis_loss(self._judge(self.d_z, z, noise))
-        _descend(e_y + e_z, self.e_parameters, self.e_adam)
+        descend(e_y + e_z, self.e_parameters, self.e_adam)
         named = {"reconstruction": reconstruction, "d_y": l_y, "d_z": l_z, "e_y": e_y, "e_z": e_z}
         return {name: value.detach() for name, value in named.items()}
 
@@ -115,12 +115,3 @@ class AAE(Method):
     def reconstruct(self, x: Tensor) -> Tensor:
         """The decoder's answer to y and z of x, shaped like x."""
         return self.decode(*self.encode(x))
-
-
-def _descend(loss: Tensor, parameters: Sequence[Tensor], *optimizers: torch.optim.Optimizer) -> None:
-    """One step on `loss` of these parameters alone."""
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward(inputs=parameters)
-    for optimizer in optimizers:
-        optimizer.step()

@@ -24,7 +24,6 @@ hides it. Cat(1/K) is not how often the digits of SVHN occur. Cross-entropy want
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.losses import descend
 from models.adversarial import discriminator_loss, synthesis_loss
 from models.latent import one_hot
 from models.layers import Net
@@ -102,22 +102,22 @@ class AAESemi(Method):
         squared = (self.decode(y, z, noise) - everything).square().flatten(1).mean(1)
         reconstruction, rebuilt = squared[: len(x)].mean(), squared[len(x) :].mean()
         loss = c.reconstruction_weight * (reconstruction + rebuilt)
-        _descend(loss, self.e_parameters + self.r_parameters, self.e_adam, self.r_adam)
+        descend(loss, self.e_parameters + self.r_parameters, self.e_adam, self.r_adam)
 
         logits, z = self.encode(x, noise)
         y, n = F.softmax(logits, 1), len(x)
         prior_y, prior_z = one_hot(noise.integers(c.components, n), c.components), noise.normal(n, self.z_dim)
         l_y = discriminator_loss(self._judge(self.d_y, prior_y, noise), self._judge(self.d_y, y.detach(), noise))
         l_z = discriminator_loss(self._judge(self.d_z, prior_z, noise), self._judge(self.d_z, z.detach(), noise))
-        _descend(l_y + l_z, self.d_parameters, self.d_adam)
+        descend(l_y + l_z, self.d_parameters, self.d_adam)
 
         e_y = synthesis_loss(self._judge(self.d_y, y, noise))
         e_z = synthesis_loss(self._judge(self.d_z, z, noise))
-        _descend(e_y + e_z, self.e_parameters, self.e_adam)
+        descend(e_y + e_z, self.e_parameters, self.e_adam)
 
         logits, _ = self.encode(given, noise)
         supervised = F.cross_entropy(logits, y_true)
-        _descend(supervised, self.e_parameters, self.e_adam)
+        descend(supervised, self.e_parameters, self.e_adam)
         error = (logits.argmax(1) != y_true).float().mean()
         named = {"reconstruction": reconstruction, "rebuilt": rebuilt, "d_y": l_y, "d_z": l_z, "e_y": e_y, "e_z": e_z}
         return {name: v.detach() for name, v in named.items()} | {
@@ -140,12 +140,3 @@ class AAESemi(Method):
     def sample(self, y: Tensor, noise: Noise) -> Tensor:
         """Examples of the classes y, int64 [B], with styles from N(0, I)."""
         return self.decode(one_hot(y, self.config.components), noise.normal(len(y), self.z_dim), None)
-
-
-def _descend(loss: Tensor, parameters: Sequence[Tensor], *optimizers: torch.optim.Optimizer) -> None:
-    """One step on `loss` of these parameters alone."""
-    for optimizer in optimizers:
-        optimizer.zero_grad()
-    loss.backward(inputs=parameters)
-    for optimizer in optimizers:
-        optimizer.step()

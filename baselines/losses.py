@@ -1,4 +1,4 @@
-"""Losses that several rivals share: those of a discriminator with K + 1 classes, feature matching, entropy; a schedule.
+"""What several rivals share: losses of a discriminator with K + 1 classes, feature matching, entropy; a schedule; a step.
 
 D has K logits l(x), one for each class; that of class K + 1, "generated", is fixed at 0, since a softmax has one logit too many
 (Salimans et al., 2016, section 5). With Z(x) = Σ_k exp l_k(x), D(x) = 1 - p(K + 1 | x) = Z / (Z + 1) is the probability that x
@@ -6,6 +6,8 @@ is real, so log Z is its logit and serves wherever `models.adversarial` asks for
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -44,3 +46,12 @@ def conditional_entropy(logits: Tensor) -> Tensor:
 def annealing(steps: Tensor, last: int) -> Tensor:
     """The factor of a learning rate after so many steps: 1 for two thirds of the schedule, then linearly to 0 at `last`."""
     return (3 * (1 - steps / last)).clamp(0, 1)
+
+
+def descend(loss: Tensor, parameters: Sequence[Tensor], *optimizers: torch.optim.Optimizer) -> None:
+    """One step on `loss` of these parameters alone."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward(inputs=parameters)
+    for optimizer in optimizers:
+        optimizer.step()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.losses import conditional_entropy
+from baselines import losses
 
 
 def real(logit: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def classifier_loss(labelled: Tensor, y: Tensor, unlabelled: Tensor, entropy: fl
     `categorical_crossentropy_ssl_separated` in components/objectives.py of zhenxuan00/triple-gan and thudzj/StructuredGAN.
     """
     supervised = F.cross_entropy(labelled.float(), y)
-    return supervised + entropy * conditional_entropy(unlabelled) + even * balance(unlabelled)
+    return supervised + entropy * losses.conditional_entropy(unlabelled) + even * balance(unlabelled)
 
 
 def epoch_of(steps: Tensor, length: int) -> Tensor:
@@ -73,6 +73,4 @@ def composition(epoch: Tensor, n: int) -> Tensor:
 def descend(loss: Tensor, parameters: Sequence[Tensor], adam: torch.optim.Optimizer, rate: Tensor) -> None:
     """One step on `loss` of these parameters alone, at a rate that a schedule may have changed."""
     adam.param_groups[0]["lr"] = rate  # which a restored optimiser has a copy of
-    adam.zero_grad()
-    loss.backward(inputs=parameters)
-    adam.step()
+    losses.descend(loss, parameters, adam)

@@ -16,15 +16,15 @@ import io
 import math
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import run
 from bench.errors import UserError
 from bench.files import write_output
 from bench.plan import method_class, trials
-from bench.record import FINAL, is_of, read, record_path, stored_status
+from bench.record import FINAL, is_of, parse, read, record_path
 from bench.sources import SOURCES
 from bench.statistics import ENOUGH
 from bench.suite import Trial, load_suite
@@ -56,11 +56,6 @@ def _value(trial: Trial) -> tuple[bool, int, float]:
     steps = trial.steps if method_class(trial.method).iterative else 0
     arithmetic = steps * trial.batch * math.prod(SOURCES[trial.data].shape)  # in proportion, for nets of a size
     return trial.seed >= ENOUGH, place, 0.0 if cell in HEADLINE else arithmetic
-
-
-def left(found: Sequence[Trial], roots: Sequence[Path]) -> list[Trial]:
-    """The trials without a result below any of `roots`."""
-    return [t for t in found if not any(stored_status(record_path(root, t), t) in FINAL for root in roots)]
 
 
 # carrying
@@ -106,6 +101,7 @@ def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
     content = dict(unpacked(folder))
     if not content:
         raise UserError(f"{folder} holds neither records nor campaign.tar.000; name the folder of a campaign")
+    targets = {name: _inside(home, name) for name in content}
     final = set()
     for name in [name for name in content if name.endswith(".json")]:
         trial, status, sources = _examined(name, content[name])
@@ -117,7 +113,7 @@ def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
     came = []
     for name, data in content.items():
         stem = name.rpartition(".")[0]
-        target = _inside(home, name)
+        target = targets[name]
         known = target.with_suffix(".json")
         if known.exists() and _final(known) and stem not in final:
             continue  # home is further
@@ -128,17 +124,16 @@ def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
 
 def _examined(name: str, data: bytes) -> tuple[Trial, str, str]:
     """The trial, status and code of a packed record, which must lie where it belongs."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "record.json"
-        path.write_bytes(data)
-        try:
-            record = read(path)
-        except UserError as error:
-            raise UserError(f"{name}{str(error).removeprefix(str(path))}") from None
+    record = parse(data, name)
     trial = Trial.from_json(record["trial"])
     if record_path(Path(), trial).as_posix() != name:
         raise UserError(f"{name}: holds the trial of {record_path(Path(), trial).as_posix()}; put it where it belongs")
-    return trial, record["status"], str((record["run"].get("git") or {}).get("sources"))
+    return trial, record["status"], _sources(record)
+
+
+def _sources(record: dict[str, Any]) -> str:
+    """Digest of the code that made a record."""
+    return str((record["run"].get("git") or {}).get("sources"))
 
 
 def _require_no_other(home: Path, trial: Trial, data: bytes) -> None:
@@ -149,8 +144,8 @@ def _require_no_other(home: Path, trial: Trial, data: bytes) -> None:
 
 def _require_same_code(home: Path, trial: Trial, sources: str) -> None:
     for path in sorted(record_path(home, trial).parent.glob("seed*.json")):
-        other = str((read(path)["run"].get("git") or {}).get("sources"))
-        if _final(path) and other != sources:
+        record = read(path)
+        if record["status"] in FINAL and _sources(record) != sources:
             raise UserError(
                 f"{path}: made by other code than the results to be merged; --allow-mixed takes them all the same"
             )
@@ -176,7 +171,7 @@ def _inside(home: Path, name: str) -> Path:
 def cells(found: Sequence[Trial], roots: Sequence[Path]) -> dict[Cell, tuple[int, int]]:
     """Trials with a result, and planned ones, of every row."""
     counts: dict[Cell, tuple[int, int]] = {}
-    missing = {trial.digest for trial in left(found, roots)}
+    missing = {trial.digest for trial in run.unfinished(found, *roots)}
     for trial in found:
         done, planned = counts.get((trial.suite, trial.row), (0, 0))
         counts[trial.suite, trial.row] = done + (trial.digest not in missing), planned + 1
@@ -191,7 +186,7 @@ def show(found: Sequence[Trial], roots: Sequence[Path]) -> None:
     full = sum(done >= planned for done, planned in counts.values())
     enough = sum(ENOUGH <= done < planned for done, planned in counts.values())
     print(f"{full} rows are full, {enough} have {ENOUGH} or more trials, {len(counts) - full - enough} have fewer")
-    rest = left(found, roots)
+    rest = run.unfinished(found, *roots)
     if rest:
         print("next: " + ", ".join(f"{trial.suite}/{trial.row} seed {trial.seed}" for trial in rest[:6]))
 
@@ -216,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             show(found, roots)
             return 0
         options = run.parser().parse_args([*rest, "--out", str(own.out)])
-        code = run.execute(left(found, roots), options)
+        code = run.execute(run.unfinished(found, *roots), options)
         if own.out != own.home:
             print("\n".join(str(path) for path in packed(own.out)))
         return code

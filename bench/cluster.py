@@ -26,6 +26,7 @@ from bench.engine import require_device
 from bench.errors import UserError
 from bench.lock import STALE_S
 from bench.pool import BUSY, UNFINISHED
+from bench.process import parsed
 from bench.remote import compute, sees, stop
 
 if TYPE_CHECKING:
@@ -161,7 +162,9 @@ class Remote:
                 return
             # its own earlier process, on a worker that is gone, may still be writing its checkpoint
             waits = said and len(begun) > 1 and time.monotonic() - began < 2 * STALE_S
-            if said is not None and not (waits and not self.cluster.times and any(_end(line) == BUSY for line in said)):
+            if said is not None and not (
+                waits and not self.cluster.times and any(parsed(line).get("end") == BUSY for line in said)
+            ):
                 yield from said
                 return
             time.sleep(POLL_S)
@@ -187,7 +190,7 @@ class Remote:
                     said = heard.get(timeout=POLL_S)
                     if "begun" in said:
                         begun.add(said["begun"])
-                    elif "line" in said and _end(said["line"]) != BUSY:
+                    elif "line" in said and parsed(said["line"]).get("end") != BUSY:
                         yield said["line"]
             if future.status != "finished":
                 future.release()
@@ -199,14 +202,6 @@ class Remote:
             return None
         finally:
             del cluster.listeners[key]
-
-
-def _end(line: str) -> int | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value.get("end") if isinstance(value, dict) else None
 
 
 def _unfinished(jobs: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -26,7 +26,7 @@ from bench import record
 from bench.engine import Mode
 from bench.errors import UserError
 from bench.pool import BUSY, DONE, UNFINISHED, USER_ERROR
-from bench.process import Worker
+from bench.process import Worker, parsed
 from bench.progress import Board
 from bench.suite import Trial
 from bench.trial import Job
@@ -156,7 +156,7 @@ class Dispatcher:
         said: dict[int, dict[str, Any]] = {number: {} for number in range(len(lot))}
         statuses: dict[int, str] = {}
         for line in lines:
-            heard = _parsed(line)
+            heard = parsed(line)
             number = heard.get("trial", 0)
             if number not in said or number in statuses:
                 continue
@@ -203,15 +203,6 @@ def _name(trial: Trial) -> str:
 
 def _death(code: int | None) -> str:
     return f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-
-
-def _parsed(line: str) -> dict[str, Any]:
-    """A JSON object from a line of the child, or nothing: a method's own print must not hurt."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _outcome(path: Path, status: str) -> str:

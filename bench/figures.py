@@ -25,12 +25,12 @@ from torch import Tensor
 from bench.data import Dataset, load_for
 from bench.errors import UserError
 from bench.files import write_output
-from bench.lines import line, stored
+from bench.lines import line, results
 from bench.plan import trials
 from bench.record import record_path
 from bench.seeds import derive
-from bench.statistics import Record
-from bench.suite import Suite, Trial, load_suite
+from bench.statistics import Record, lookup
+from bench.suite import Suite, load_suite
 from bench.trained import Trained, load
 from models.noise import Noise
 
@@ -84,7 +84,7 @@ def _grid(axis: Any, images: Sequence[Tensor | None], columns: int) -> None:
 
 
 class Pictures:
-    """The pictures of one trained trial; those that its method cannot make raise TypeError."""
+    """The pictures of one trained trial."""
 
     def __init__(self, trained: Trained, dataset: Dataset) -> None:
         self.method, self.trial, self.record, self.data = trained.method, trained.trial, trained.record, dataset
@@ -179,14 +179,20 @@ class Pictures:
         return Picture("projection", alt, figure)
 
     def made(self) -> list[Picture]:
-        """All pictures that the method can make."""
-        makers: list[Callable[[], Picture]] = [self.components, self.clusters_by_class, self.reconstructions]
+        """All pictures that the method can make: it has what they ask of it."""
+        asked: dict[Callable[[], Picture], str] = {
+            self.components: "sample",
+            self.clusters_by_class: "predict",
+            self.reconstructions: "reconstruct",
+            self.interpolations: "interpolate",
+            self.projection: "embed",
+        }
         found = []
-        for make in [*makers, self.interpolations, self.projection]:
-            try:
+        for make, member in asked.items():
+            if hasattr(self.method, member):
                 with torch.no_grad():
                     found.append(make())
-            except (AttributeError, TypeError, NotImplementedError):
+            else:
                 print(f"{make.__name__}: {self.trial.method} cannot make it", file=sys.stderr)
         return found
 
@@ -226,9 +232,8 @@ def comparison(suite: Suite, budget: str, records: Sequence[Record]) -> Picture:
             style = {"color": COLOURS[6], "marker": "D", "markersize": 4, "capsize": 3, "linestyle": "none"}
             axis.errorbar(published.mean, place + 0.18, xerr=published.std or None, label="published", **style)
         if summary:
-            group, _, name = found.metric.rpartition(".")
             done = [r for r in found.records["reference"] if r["status"] == "done"]
-            values = [r["result"]["last"][group][name] for r in done]
+            values = [lookup(record, "last", found.metric) for record in done]
             axis.plot(values, [place - 0.18] * len(values), "|", color=COLOURS[8], markersize=5)
             style = {"color": COLOURS[5], "marker": "o", "markersize": 4, "capsize": 3, "linestyle": "none"}
             axis.errorbar(summary.mean, place - 0.18, xerr=summary.std or None, label="our trials", **style)
@@ -256,19 +261,6 @@ def write(folder: Path, title: str, pictures: Sequence[Picture]) -> None:
     write_output(folder / "README.md", "\n\n".join(parts) + "\n")
 
 
-def _records(suite: Suite, budget: str, roots: Sequence[Path]) -> list[Record]:
-    """Records of all rows; of two for one trial the first root's."""
-    found: dict[tuple[str, int], Record] = {}
-    for root in roots:
-        for record in stored(root, suite, budget, any_seed=True)[0]:
-            found.setdefault((record["trial"]["row"], record["trial"]["seed"]), record)
-    return list(found.values())
-
-
-def _trial(suite: Suite, budget: str, row: str, seed: int) -> Trial:
-    return trials(suite, budget, only=[row], seeds=[seed])[0]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 bad input."""
     parser = argparse.ArgumentParser(
@@ -294,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _make(options: argparse.Namespace) -> None:
     suite = load_suite(options.suite)
     trials(suite, options.budget)  # refuses an unknown budget
-    records = _records(suite, options.budget, (options.runs, options.reference))
+    records = results(suite, options.budget, (options.runs, options.reference))
     folder = options.out / suite.suite
     if options.row is None:
         if not records:
@@ -303,7 +295,7 @@ def _make(options: argparse.Namespace) -> None:
             )
         write(folder, suite.title, [comparison(suite, options.budget, records)])
         return
-    trial = _trial(suite, options.budget, options.row, options.seed)
+    (trial,) = trials(suite, options.budget, [options.row], [options.seed])
     trained = load(record_path(options.runs, trial))
     dataset = load_for(trial, Noise.seeded(trial.init_seed), options.data_root)
     mine = [r for r in records if r["trial"]["row"] == options.row and r["status"] == "done"]

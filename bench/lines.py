@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
 from bench.plan import trials
-from bench.record import digest_today, read
+from bench.record import FINAL, digest_today, read
 from bench.statistics import TESTED, Cell, Record, Verdict, cell, lookup, summarise, verdict
 from bench.suite import Published, Row, Suite
 
@@ -50,6 +50,16 @@ def stored(root: Path, suite: Suite, budget: str, any_seed: bool) -> tuple[list[
     kind = "configuration" if any_seed else "configuration or seed"
     remarks += [f"Left out: {stale} stored under {budget}, of another {kind} than planned now."] if stale else []
     return kept, remarks
+
+
+def results(suite: Suite, budget: str, roots: Iterable[Path]) -> list[Record]:
+    """The final records of any seeds below `roots`; of two for one trial the first root's."""
+    found: dict[tuple[str, int], Record] = {}
+    for root in roots:
+        for record in stored(root, suite, budget, any_seed=True)[0]:
+            if record["status"] in FINAL:
+                found.setdefault((record["trial"]["row"], record["trial"]["seed"]), record)
+    return [found[key] for key in sorted(found)]
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,6 +65,15 @@ class Worker:
             child.stdin.close()
         child.stdout.close()
         return child.wait()
+
+
+def parsed(line: str) -> dict[str, Any]:
+    """A JSON object from a line of the child, or nothing: a method's own print must not hurt."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def environment(threads: int) -> dict[str, str]:

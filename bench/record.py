@@ -114,14 +114,21 @@ def _put_away(aside: Path, path: Path, digest: str) -> None:
 def read(path: Path) -> dict[str, Any]:
     """The record in a file; UserError if it is not a whole record of this schema, with the file named."""
     try:
-        record = json.loads(path.read_bytes(), parse_constant=_refuse, parse_float=_finite)
-        problem = _problem(record)
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    return parse(content, path)
+
+
+def parse(content: bytes, name: object) -> dict[str, Any]:
+    """The record that a file holds; UserError as for `read`, with `name` in the place of the file."""
+    try:
+        record = json.loads(content, parse_constant=_refuse, parse_float=_finite)
+        problem = _problem(record)
     except (ValueError, RecursionError) as error:
         problem = f"is not JSON: {error}"
     if problem:
-        raise UserError(f"{path}: {problem}; move it away and run the trial again")
+        raise UserError(f"{name}: {problem}; move it away and run the trial again")
     checked: dict[str, Any] = record
     checked.pop("seal", None)
     return checked

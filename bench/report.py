@@ -26,7 +26,7 @@ from bench.files import write_output
 from bench.lines import ABSENT, Line, printed
 from bench.plan import trials
 from bench.record import record_path
-from bench.statistics import ENOUGH, Record, bootstrap, detectable
+from bench.statistics import ENOUGH, Record, bootstrap, detectable, lookup
 from bench.suite import Suite, Trial, load_suite, names
 from bench.table import OTHERS, Parts, collected, parts, prepared
 
@@ -125,9 +125,8 @@ def glance(sections: Sequence[Section]) -> Rows:
 
 
 def _bootstrap(line: Line) -> str:
-    group, _, name = line.metric.rpartition(".")
     done = [record for record in line.records[line.source] if record["status"] == "done"]
-    values = [record["result"]["last"][group][name] for record in done]
+    values = [value for record in done if (value := lookup(record, "last", line.metric)) is not None]
     return "{:.2f} to {:.2f}".format(*bootstrap(values)) if len(values) >= ENOUGH else ABSENT
 
 

@@ -188,11 +188,12 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     return report(outcomes, len(trials) - len(left), dispatcher.signal)
 
 
-def unfinished(trials: Sequence[Trial], out: Path) -> list[Trial]:
-    """The trials without a final record below `out`."""
+def unfinished(trials: Sequence[Trial], *roots: Path) -> list[Trial]:
+    """The trials without a final record below any of `roots`."""
     from bench.record import FINAL, record_path, stored_status
 
-    return [trial for trial in trials if stored_status(record_path(out, trial), trial) not in FINAL]
+    found = lambda trial: any(stored_status(record_path(root, trial), trial) in FINAL for root in roots)
+    return [trial for trial in trials if not found(trial)]
 
 
 def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[str], threads: int) -> int:

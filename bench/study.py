@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 from bench.errors import UserError
 from bench.files import write_output
-from bench.lines import ABSENT, stored
+from bench.lines import ABSENT, results
 from bench.statistics import Record, lookup, summarise, welch
 from bench.suite import Row, Suite, load_suite
 
@@ -31,12 +31,8 @@ COLUMNS = ("live", *READINGS)  # of the sheet, beside the score
 
 def records_of(suite: Suite, roots: Iterable[Path], budget: str) -> dict[str, list[Record]]:
     """The final records of each row that has any, in the suite's order; of two for one trial the first root's."""
-    found: dict[tuple[str, int], Record] = {}
-    for root in roots:
-        for record in stored(root, suite, budget, any_seed=True)[0]:
-            if record["status"] in ("done", "diverged"):
-                found.setdefault((record["trial"]["row"], record["trial"]["seed"]), record)
-    by_row = {row.row: [found[key] for key in sorted(found) if key[0] == row.row] for row in suite.rows}
+    found = results(suite, budget, roots)
+    by_row = {row.row: [record for record in found if record["trial"]["row"] == row.row] for row in suite.rows}
     return {row: records for row, records in by_row.items() if records}
 
 

@@ -50,7 +50,7 @@ def test_what_has_a_result_anywhere_is_left_out(found: list[Trial], tmp_path: Pa
     _store(tmp_path / "b", found[1])
     _store(tmp_path / "b", found[2], "interrupted")
     roots = (tmp_path / "a", tmp_path / "b", tmp_path / "c")
-    assert campaign.left(found[:4], roots) == found[2:4]
+    assert campaign.run.unfinished(found[:4], *roots) == found[2:4]
     assert campaign.cells(found[:4], roots)["mnist_unsup", "amm_k10"] == (2, 3)
 
 
@@ -113,10 +113,12 @@ def test_what_was_not_packed_by_a_campaign(tmp_path: Path, found: list[Trial]) -
     evil.mkdir()
     (tmp_path / "seed00.weights").write_bytes(b"w")
     with tarfile.open(evil / "campaign.tar.000", "w") as tar:
+        good = record.record_path(Path(), found[0])
+        tar.add(tmp_path / "out" / good, good.as_posix())
         tar.add(tmp_path / "seed00.weights", "../../outside/seed00.weights")
     with pytest.raises(UserError, match="is no name of a record"):
         campaign.merge(evil, tmp_path / "home", False)
-    assert not (tmp_path.parent / "outside").exists()
+    assert not (tmp_path.parent / "outside").exists() and not (tmp_path / "home").exists()  # all of it or nothing
     broken = record.record_path(tmp_path / "broken", found[0])
     broken.parent.mkdir(parents=True)
     broken.write_text(json.dumps({"schema": 1}))
