@@ -241,7 +241,7 @@ def comparison(suite: Suite, budget: str, records: Sequence[Record]) -> Picture:
     axis.set_xlim(0)
     axis.set_xlabel(f"{suite.metric}, %")
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    axis.legend(handles.values(), handles.keys(), loc="lower right")
+    axis.legend(handles.values(), handles.keys(), loc="best")
     alt = f"{suite.metric} of every row: published mean and std above, our trials, their mean and std below"
     return Picture("comparison", alt, figure)
 

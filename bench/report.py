@@ -42,9 +42,15 @@ CSS = """
 :root { color-scheme: light dark; --line: #8884; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; }
 .wide { overflow-x: auto; }
+.wide img { min-width: 30rem; }
 table { border-collapse: collapse; font-size: .85rem; margin: .5rem 0; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: left; white-space: nowrap; }
+th:first-child, td:first-child { position: sticky; left: 0; background: Canvas; }
 img { max-width: 100%; height: auto; background: #fff; }
+@media (max-width: 40rem) {
+  td:first-child, th:first-child { white-space: normal; min-width: 7rem; }
+  th, td { padding: .25rem .4rem; }
+}
 ol, details { font-size: .85rem; }
 h2 { border-top: 1px solid var(--line); padding-top: 1rem; }
 """
@@ -68,9 +74,9 @@ class Section:
 
 
 def section(suite: Suite, runs: Path, reference: Path) -> Section | None:
-    """What there is of a suite; nothing without any record."""
+    """What there is of a suite; nothing where there is neither a record nor a published number."""
     shipped, yours, remarks = collected(suite, "paper", runs, reference)
-    if not shipped and not yours:
+    if not shipped and not yours and not any(row.published for row in suite.rows):
         return None
     lines, common = prepared(suite, "paper", shipped, yours, remarks)
     drawn = figures.comparison(suite, "paper", shipped or yours)
@@ -109,14 +115,14 @@ def glance(sections: Sequence[Section]) -> Rows:
     """Every row with a published number: what there is of ours, and the verdict."""
     return [
         {
-            "suite": found.suite.suite,
             "model": line.row.label,
             "K": line.clusters,
             "published": printed(line.row.published),
             "ours": line.cells[line.source].text() or "no trial yet",
+            "verdict": line.verdict.word,
             "bootstrap 95 %": _bootstrap(line),
             "detectable": _detectable(line),
-            "verdict": line.verdict.word,
+            "suite": found.suite.suite,
         }
         for found in sections
         for line in found.lines
@@ -180,7 +186,7 @@ def page(sections: Sequence[Section], folder: Path) -> str:
             _table(found.parts.main),
         ]
         data = base64.b64encode(found.picture).decode()
-        body += [f'<img alt="{html.escape(found.alt)}" src="data:image/png;base64,{data}">']
+        body += [f'<div class="wide"><img alt="{html.escape(found.alt)}" src="data:image/png;base64,{data}"></div>']
         body += [_paragraph(OTHERS), _table(found.parts.others)] if found.parts.others else []
         body += ["<ol>", *(f"<li>{html.escape(text)}</li>" for text in found.parts.notes), "</ol>"]
         body += [
@@ -220,10 +226,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         suites = [load_suite(name) for name in options.suite or names()]
         if not options.suite:  # a study is scored on the validation split, and bench.study shows it
             suites = [suite for suite in suites if suite.metric.startswith("test.")]
+        suites.sort(key=lambda suite: all(row.published is None for row in suite.rows))  # the paper's tables first
         for suite in suites:
             trials(suite, "paper")
         sections = [found for suite in suites if (found := section(suite, options.runs, options.reference))]
-        if not sections:
+        if not any(found.made_with for found in sections):
             raise UserError(f"no record below {options.runs} or {options.reference}; run a suite with bench.run first")
         folder, stem = options.out.parent, options.out.name
         for found in sections:

@@ -65,7 +65,11 @@ class Page(HTMLParser):
 @pytest.fixture
 def suite(tmp_path: Path) -> Suite:
     (tmp_path / "tiny.yaml").write_text(SUITE)
-    suite = load_suite(tmp_path / "tiny.yaml")
+    return _recorded(tmp_path / "tiny.yaml", tmp_path)
+
+
+def _recorded(path: Path, tmp_path: Path) -> Suite:
+    suite = load_suite(path)
     for trial in trials(suite, "paper"):
         score = 3.0 + 0.1 * trial.seed
         point = {"step": 0, "test": {"majority": score}, "validation": {"majority": score}}
@@ -95,8 +99,8 @@ def test_both_pages_hold_the_table_the_picture_and_the_sources(tmp_path: Path, s
     out = tmp_path / "out"
     assert sorted(file.name for file in out.iterdir()) == ["page-tiny.png", "page.html", "page.md"]
     text = (out / "page.md").read_text()
-    (glance,) = (line for line in text.splitlines() if line.startswith("| tiny "))
-    assert [cell.strip() for cell in glance.split("|")[2:6]] == ["One <b>", "3", "3.0 ± 0.5 (10)", "3.10 ± 0.10 (3)"]
+    (glance,) = (line for line in text.splitlines() if line.rstrip(" |").endswith("| tiny"))
+    assert [cell.strip() for cell in glance.split("|")[1:5]] == ["One <b>", "3", "3.0 ± 0.5 (10)", "3.10 ± 0.10 (3)"]
     assert "| A Chip" in text and "0123456789 + changes" in text and "| 2.00" in text  # hours of the four clean trials
     shown = Page((out / "page.html").read_text())
     words = " ".join(shown.words)
@@ -126,6 +130,18 @@ def test_at_a_glance_is_every_row_with_a_published_number(tmp_path: Path, suite:
     assert found is not None
     (row,) = report.glance([found])
     assert row["model"] == "One <b>" and row["verdict"].startswith("reproduced")
+
+
+def test_the_papers_suites_come_first_and_show_what_has_no_trial(tmp_path: Path, suite: Suite) -> None:
+    ours = "\n".join(line for line in SUITE.splitlines() if "published" not in line)
+    (tmp_path / "ours.yaml").write_text(ours.replace("suite: tiny", "suite: ours").replace("Tiny & small", "Ours"))
+    (tmp_path / "untried.yaml").write_text(SUITE.replace("suite: tiny", "suite: untried").replace("Tiny", "Untried"))
+    _recorded(tmp_path / "ours.yaml", tmp_path)
+    more = [word for name in ("ours", "untried") for word in ("--suite", str(tmp_path / f"{name}.yaml"))]
+    assert report.main([*more, "--reference", str(tmp_path / "reference"), "--out", str(tmp_path / "out/page")]) == 0
+    text = (tmp_path / "out/page.md").read_text()
+    assert re.findall("^## (.*)", text, re.MULTILINE) == ["At a glance", "Untried & small", "Ours"]
+    assert text.count("no trial yet") == 1
 
 
 def test_without_records_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
