@@ -25,7 +25,7 @@ from torch import Tensor
 from bench.data import Dataset, load_for
 from bench.errors import UserError
 from bench.files import write_output
-from bench.lines import line, results
+from bench.lines import ABSENT, line, results
 from bench.plan import trials
 from bench.record import record_path
 from bench.seeds import derive
@@ -237,7 +237,8 @@ def comparison(suite: Suite, budget: str, records: Sequence[Record]) -> Picture:
             axis.plot(values, [place - 0.18] * len(values), "|", color=COLOURS[8], markersize=5)
             style = {"color": COLOURS[5], "marker": "o", "markersize": 4, "capsize": 3, "linestyle": "none"}
             axis.errorbar(summary.mean, place - 0.18, xerr=summary.std or None, label="our trials", **style)
-    axis.set_yticks(range(len(shown)), [f"{f.row.label}, K = {f.clusters}" for f in reversed(shown)])
+    named = [f.row.label + (f", K = {f.clusters}" if f.clusters != ABSENT else "") for f in reversed(shown)]
+    axis.set_yticks(range(len(shown)), named)
     axis.set_xlim(0)
     axis.set_xlabel(f"{suite.metric}, %")
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))

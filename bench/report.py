@@ -155,8 +155,9 @@ def markdown(sections: Sequence[Section], folder: Path, stem: str) -> str:
         texts += [f"![{found.alt}]({stem}-{found.suite.suite}.png)"]
         texts += [OTHERS, _grid(found.parts.others, "github")] if found.parts.others else []
         texts += ["\n".join(f"{n}. {text}" for n, text in enumerate(found.parts.notes, 1))]
-        texts += ["Where the trials ran:", _grid(found.made_with, "github"), "Records:"]
-        texts += ["\n".join(f"- {row}: {_links(paths, folder)}" for row, paths in found.files.items() if paths)]
+        if found.made_with:
+            texts += ["Where the trials ran:", _grid(found.made_with, "github"), "Records:"]
+            texts += ["\n".join(f"- {row}: {_links(paths, folder)}" for row, paths in found.files.items() if paths)]
     return "\n\n".join(text for text in texts if text) + "\n"
 
 
@@ -189,13 +190,14 @@ def page(sections: Sequence[Section], folder: Path) -> str:
         body += [f'<div class="wide"><img alt="{html.escape(found.alt)}" src="data:image/png;base64,{data}"></div>']
         body += [_paragraph(OTHERS), _table(found.parts.others)] if found.parts.others else []
         body += ["<ol>", *(f"<li>{html.escape(text)}</li>" for text in found.parts.notes), "</ol>"]
-        body += [
-            _paragraph("Where the trials ran:"),
-            _table(found.made_with),
-            "<details><summary>Records</summary><ul>",
-        ]
-        body += [f"<li>{row}: {_anchors(paths, folder)}</li>" for row, paths in found.files.items() if paths]
-        body += ["</ul></details>"]
+        if found.made_with:
+            body += [
+                _paragraph("Where the trials ran:"),
+                _table(found.made_with),
+                "<details><summary>Records</summary><ul>",
+            ]
+            body += [f"<li>{row}: {_anchors(paths, folder)}</li>" for row, paths in found.files.items() if paths]
+            body += ["</ul></details>"]
     text = "\n".join(text for text in body if text)
     return f'<!doctype html>\n<html lang="en"><head>{HEAD}</head>\n<body>\n{text}\n</body></html>\n'
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from bench import checkpoint, provenance, record
+from bench import checkpoint, curves, provenance, record
 from bench.engine import Mode
 from bench.errors import Diverged, UserError
 from bench.files import sweep
@@ -118,14 +118,17 @@ def _run(job: Job, path: Path, stop: Stop, pool: Pool, lock: Lock) -> Going:
     saved = path.with_suffix(".checkpoint")
     made_by = {"threads": job.threads, "sources": facts["git"]["sources"]}
     remarks = _resume(current, saved, made_by)
-    written = time.monotonic()
+    written, shown = time.monotonic(), 0
 
     def save(run: Run) -> None:
         lock.require()
         checkpoint.save(saved, run.state() | made_by)
 
     def keep(run: Run) -> None:
-        nonlocal written
+        nonlocal written, shown
+        if len(run.curve) > shown:
+            curves.keep(path, run.curve)
+            shown = len(run.curve)
         if time.monotonic() - written >= job.checkpoint_every:
             save(run)
             written = time.monotonic()
@@ -159,6 +162,7 @@ def _run(job: Job, path: Path, stop: Stop, pool: Pool, lock: Lock) -> Going:
             path.with_suffix(".weights"), {"digest": job.trial.digest, "module": current.method.state_dict()}
         )
     checkpoint.remove(saved)
+    curves.remove(path)
     return DONE
 
 
