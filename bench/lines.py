@@ -25,10 +25,12 @@ SCORES = {  # of the second table: metric, heading, digits
         ("test.ari", "ARI", 3),
         ("test.live", "live clusters", 1),
         ("test.bayes_majority", "Eq. 19 majority %", 2),
+        ("test.mode_majority", "mode of q(y | x) majority %", 2),
     ),
     "classification": (
         ("test.error", "error %", 2),
         ("test.bayes_error", "Eq. 19 error %", 2),
+        ("test.mode_error", "mode of q(y | x) error %", 2),
         ("test.svm_error", "SVM error %", 2),
     ),
 }

@@ -33,6 +33,7 @@ KNOWN: dict[str, tuple[Any, ...]] = {  # what a trial's config may say; `Config`
     "penalty_norm": ("joint",),
     "penalty_on": ("logit",),
     "y_log_variance": (0.0,),
+    "y_noise": ("learned",),
     "g_dropout": (1.0,),
     "d_dropout": (1.0,),
     "schedule": ("simultaneous", "alternating"),

@@ -25,7 +25,7 @@ from bench.statistics import Record, lookup, summarise, welch
 from bench.suite import Row, Suite, load_suite
 
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
-READINGS = ("overlap", "slope", "entropy_y", "entropy_y_given_x", "means_apart", "reconstruction")
+READINGS = ("overlap", "slope", "entropy_y", "information_y", "noise_y", "means_apart", "reconstruction")
 COLUMNS = ("live", *READINGS)  # of the sheet, beside the score
 
 

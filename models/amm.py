@@ -16,13 +16,14 @@ from torch import Tensor
 
 from models import instruments
 from models.adversarial import discriminator_loss, gradient_penalty, inference_loss, roth_penalty, synthesis_loss
-from models.latent import one_hot, straight_through
+from models.latent import expected_softmax, one_hot, straight_through
 from models.layers import Layer, Net
 from models.method import Batch, Method, Spec
 from models.noise import Noise
 from models.prior import Kind, build_prior
 
 Tuple3 = tuple[Tensor, Tensor, Tensor]  # x, y, z
+DRAWS = 1024  # of ε for the expectation over Eq. 8's noise
 TINY = 1e-30  # a slope of D's loss below which the ratio of the players' slopes would overflow
 
 
@@ -56,6 +57,7 @@ class AMMConfig:
     momentum: float = 0.1  # of running statistics; PyTorch's default
     init_std: float = 0.02  # kernels ~ N(0, init_std²) (section 4)
     y_log_variance: float = 0.0  # where the bias of yσ starts, which no data has shaped yet; 0 is noise of std 1
+    y_noise: Literal["learned", "fixed"] = "learned"  # fixed: the log-variance of Eq. 8 stays y_log_variance, ours
     g_dropout: float = 1.0  # factor on the tables' probabilities in encoder, prior and decoder; 0 leaves dropout out
     d_dropout: float = 1.0  # the same in D
     pool_first: bool = False  # pool before normalisation and activation, as the columns stand in Tables 7 and 10
@@ -93,10 +95,15 @@ class AMM(Method):
 
         with torch.no_grad():
             branch = self.encoder_y if c.factorisation == 6 else self.encoder
-            cast(Tensor, cast(Layer, branch.layers["yσ"]).bias).fill_(c.y_log_variance)
+            spread = cast(Layer, branch.layers["yσ"])
+            cast(Tensor, spread.bias).fill_(c.y_log_variance)
+            if c.y_noise == "fixed":
+                cast(Tensor, spread.weight).zero_()
+        spread.requires_grad_(c.y_noise == "learned")
 
         self.d_parameters = list(self.discriminator.parameters())
-        self.g_parameters = [p for name, p in self.named_parameters() if not name.startswith("discriminator")]
+        generators = (p for name, p in self.named_parameters() if not name.startswith("discriminator"))
+        self.g_parameters = [p for p in generators if p.requires_grad]
         betas = (c.beta1, c.beta2)
         d_learning_rate = c.learning_rate if c.d_learning_rate is None else c.d_learning_rate
         self.d_adam = torch.optim.Adam(self.d_parameters, d_learning_rate, betas, fused=True)
@@ -209,9 +216,26 @@ class AMM(Method):
         return self.predictions(x)["predict"]
 
     def predictions(self, x: Tensor) -> dict[str, Tensor]:
-        """Both classifiers of section 4.3.2: `predict`'s, and as "bayes" Eq. 19 on μ_z(x)."""
+        """By classifier: `predict`'s; as "bayes" Eq. 19 on μ_z(x), section 4.3.2; as "mode" the likeliest category of q(y | x).
+
+        The paper does not say which of the first and the last is Gy's answer.
+        """
         h = self.encode(x, None)
-        return {"predict": h["yμ"].flatten(1).argmax(1), "bayes": self.prior.classify(h["zμ"].flatten(1))}
+        return {
+            "predict": h["yμ"].flatten(1).argmax(1),
+            "bayes": self.prior.classify(h["zμ"].flatten(1)),
+            "mode": self.probabilities(h).argmax(1),
+        }
+
+    def probabilities(self, h: dict[str, Tensor]) -> Tensor:
+        """q(y | x), [B, K], from `encode`'s rows, by draws of the noise of Eq. 8 that are the same at every call."""
+        mean = h["yμ"].flatten(1)
+        return expected_softmax(mean, self.noise_y(h), Noise.seeded(0, mean.device).normal(DRAWS, mean.shape[1]))
+
+    def noise_y(self, h: dict[str, Tensor]) -> Tensor:
+        """σ of Eq. 8, [B, K], from `encode`'s rows."""
+        net = self.encoder_y if self.config.factorisation == 6 else self.encoder
+        return torch.exp(0.5 * net.log_variance("yσ", h).flatten(1))
 
     def embed(self, x: Tensor) -> Tensor:
         """μ_z(x), [B, d]."""
@@ -228,7 +252,9 @@ class AMM(Method):
 
     def players(self) -> dict[str, list[Tensor]]:
         """Parameters by player: D, the encoder, the decoder, and the prior if it learns."""
-        parts: dict[str, list[Tensor]] = {name: [*part.parameters()] for name, part in self.named_children()}
+        parts: dict[str, list[Tensor]] = {
+            name: [p for p in part.parameters() if p.requires_grad] for name, part in self.named_children()
+        }
         encoder = [p for name in ("encoder", "encoder_y", "encoder_z") for p in parts.get(name, [])]
         found = {"d": parts["discriminator"], "encoder": encoder, "decoder": parts["decoder"], "prior": parts["prior"]}
         return {name: parameters for name, parameters in found.items() if parameters}

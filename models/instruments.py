@@ -29,8 +29,10 @@ def read(model: AMM, batch: Batch) -> dict[str, Tensor]:
         scale of D makes the penalty smaller than the square of the spread. slope_clean_std: the spread without dropout.
     slope_x, slope_y, slope_z: mean ‖∇ logit‖ of each input, over both sides.
     gradient_d, gradient_encoder, gradient_decoder, gradient_prior: norm of each player's gradient.
-    entropy_y, entropy_y_given_x: of the mean of ŷ, and the mean over examples, in nats; the first less the second is what ŷ tells
-        about x.
+    entropy_y, entropy_y_given_x: of the mean of ŷ, and the mean over examples of that of a drawn ŷ, in nats. The second is how
+        soft ŷ is, not how sure q(y | x) is: noise makes a crisp ŷ too.
+    information_y: what y tells about x under q, in nats: the entropy of q(y) less the mean one of q(y | x).
+    noise_y: mean σ of Eq. 8.
     means_apart: the smallest distance between two component means.
     reconstruction: mean squared error of a pixel, at the means of q(y, z | x).
     """
@@ -69,6 +71,9 @@ def _latent(model: AMM, y: Tensor, batch: Batch) -> dict[str, Tensor]:
     y = y.flatten(1)
     means, _ = model.prior.moments()
     found = {"entropy_y": _entropy(y.mean(0)), "entropy_y_given_x": _entropy(y).mean()}
+    h = model.encode(batch.x, None)
+    q = model.probabilities(h)
+    found |= {"information_y": _entropy(q.mean(0)) - _entropy(q).mean(), "noise_y": model.noise_y(h).mean()}
     if len(means) > 1:
         found["means_apart"] = F.pdist(means).min()
     return found | {"reconstruction": F.mse_loss(model.reconstruct(batch.x), batch.x)}

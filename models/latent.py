@@ -28,6 +28,15 @@ def one_hot(y: Tensor, k: int) -> Tensor:
     return (y[:, None] == torch.arange(k, device=y.device)).float()  # F.one_hot reads a value back from the device
 
 
+def expected_softmax(mean: Tensor, deviation: Tensor, draws: Tensor) -> Tensor:
+    """E[softmax(μ + σ ⊙ ε)], the probabilities of q(y | x) in Eqs. 8 and 9, [B, K], from μ and σ [B, K] and draws of ε [S, K].
+
+    Its largest entry need not be that of μ: an entry with a large σ is the largest of a draw more often than its μ says.
+    """
+    noisy = mean[:, None] + deviation[:, None] * draws
+    return torch.softmax(noisy, dim=2).mean(1)
+
+
 def straight_through(y: Tensor) -> Tensor:
     """One-hot of the largest entry of y [B, K, ...], with the gradient of y itself."""
     hard = one_hot(y.flatten(1).argmax(1), y.shape[1]).view_as(y)

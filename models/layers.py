@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -216,6 +217,11 @@ class Net(nn.Module):
             before = None if row.inputs[0] in self.masked else masks.get(row.name)
             values[row.name] = self.layers[row.name](joined, noise, before, masks.get(self.masked.get(row.name, "")))
         return values
+
+    def log_variance(self, row: str, values: dict[str, Tensor]) -> Tensor:
+        """What the ExpN of a row multiplies its noise with, as log σ², [B, channels, 1, 1]; `values` are `forward`'s."""
+        layer = cast(Layer, self.layers[row])
+        return layer.linear(values[layer.row.inputs[0]])
 
     def _masks(self, n: int, noise: Noise | None, needed: frozenset[str]) -> dict[str, Tensor]:
         """A dropout mask for each needed row that drops, in training; one draw for each probability."""

@@ -360,6 +360,20 @@ def test_the_noise_of_y_starts_where_the_config_says(factorisation: int) -> None
     assert spreads == [pytest.approx(math.exp(-1), rel=0.05), pytest.approx(math.exp(1), rel=0.05)]
 
 
+@pytest.mark.parametrize("factorisation", [6, 7, 15])
+def test_a_fixed_noise_of_y_stays_whatever_is_learned(factorisation: int) -> None:
+    model = _amm(factorisation=factorisation, init_std=0.5, y_noise="fixed", y_log_variance=2.0, learning_rate=0.1)
+    learned = _amm(factorisation=factorisation, init_std=0.5, y_log_variance=2.0, learning_rate=0.1)
+    for amm in (model, learned):
+        amm.update(Batch(_x(), Noise.seeded(1)))
+        amm.eval()
+    with torch.no_grad():
+        sigma, other = (amm.noise_y(amm.encode(_x(), None)) for amm in (model, learned))
+    assert torch.allclose(sigma, torch.full_like(sigma, math.e), rtol=1e-6) and other.std() > 0.1
+    assert len(learned.g_parameters) - len(model.g_parameters) == 2
+    assert sum(map(len, model.players().values())) == len(model.g_parameters) + len(model.d_parameters)
+
+
 @pytest.mark.parametrize(("side", "factor"), [("g", 0.0), ("d", 0.0), ("g", 2.0)])
 def test_dropout_can_be_left_out_of_either_player(side: str, factor: float) -> None:
     model = _amm("mnist", **{f"{side}_dropout": factor})
@@ -383,6 +397,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"penalty_between": "origins"},
     {"penalty_norm": "each", "penalty_on": "probability"},
     {"y_log_variance": 2.0, "g_dropout": 0.0, "d_dropout": 0.0},
+    {"y_noise": "fixed"},
     {"saturating": True},
     {"schedule": "alternating", "d_steps": 2, "factorisation": 6, "prior": "fixed"},
     {"schedule": "alternating", "penalty": "none"},
@@ -400,7 +415,7 @@ def test_every_variant_takes_two_steps(nets: str, variant: dict[str, Any]) -> No
         assert set(losses) == {"d", "penalty", "q", "p", "logit_q", "logit_p"}
         assert all(v.ndim == 0 and not v.requires_grad and bool(torch.isfinite(v)) for v in losses.values())
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
-    still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    still = [name for name, p in model.named_parameters() if p.requires_grad and torch.equal(p, before[name])]
     assert still == []
 
 
@@ -471,8 +486,8 @@ def test_answers_have_their_shapes_and_do_not_vary(nets: str, factorisation: int
         _ = model.sample(torch.zeros(2, dtype=torch.int64), Noise.seeded(13))
         again = [*model.predictions(x).values(), model.embed(x), model.reconstruct(x)]
         samples = [model.sample(torch.tensor([0, 9, 3, 3]), Noise.seeded(s)) for s in (14, 14, 15)]
-    assert [tuple(t.shape) for t in first] == [(6,), (6,), (6, d), tuple(x.shape)]
-    assert first[0].dtype == first[1].dtype == torch.int64
+    assert [tuple(t.shape) for t in first] == [(6,), (6,), (6,), (6, d), tuple(x.shape)]
+    assert {answer.dtype for answer in first[:3]} == {torch.int64}
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert samples[0].shape == (4, *SPECS[nets].shape)
     assert torch.equal(samples[0], samples[1]) and not torch.equal(samples[0], samples[2])
@@ -498,8 +513,8 @@ def test_bayes_is_the_nearest_mean_of_a_uniform_spherical_mixture() -> None:
 
 
 @pytest.mark.parametrize("factorisation", [6, 7, 15])
-def test_predictions_are_both_classifiers_on_the_means(factorisation: int) -> None:
-    """The y-branch by its largest mean, the z-branch by Eq. 19 with the p(y) of the prior."""
+def test_predictions_are_those_of_the_means_and_of_the_whole_q(factorisation: int) -> None:
+    """The y-branch by its largest mean and by how often it draws a category, the z-branch by Eq. 19 with the prior's p(y)."""
     model = _amm("digits", init_std=0.2, prior="fixed", separation=1.0, factorisation=factorisation).eval()
     p_y = torch.tensor([0.3, 0.02, 0.2, 0.02, 0.2, 0.02, 0.2, 0.02, 0.01, 0.01])
     model.prior.p_y.copy_(p_y)
@@ -507,12 +522,26 @@ def test_predictions_are_both_classifiers_on_the_means(factorisation: int) -> No
     with torch.no_grad():
         answers, h = model.predictions(x), model.encode(x, None)
         assert torch.equal(model.predict(x), answers["predict"])
-    assert list(answers) == ["predict", "bayes"]
+        noise = Noise.seeded(12)
+        drawn = torch.stack([model.encode(x, noise)["y"].flatten(1) for _ in range(2000)]).mean(0)
+    assert list(answers) == ["predict", "bayes", "mode"]
     assert torch.equal(answers["predict"], h["yμ"].flatten(1).argmax(1))
     distance = torch.cdist(h["zμ"].flatten(1).double(), model.prior.moments()[0].double())
     assert torch.equal(answers["bayes"], (p_y.log() - 0.5 * distance.square()).argmax(1))
     assert not torch.equal(answers["bayes"], distance.argmin(1))
     assert not torch.equal(answers["bayes"], answers["predict"])
+    expected = model.probabilities(h)
+    assert torch.equal(answers["mode"], expected.argmax(1))
+    torch.testing.assert_close(expected, drawn, atol=0.08, rtol=0)
+
+
+def test_a_category_with_a_large_sigma_can_be_likelier_than_the_one_with_the_largest_mean() -> None:
+    model = _amm("digits", init_std=1e-6).eval()
+    with torch.no_grad():
+        model.encoder.layers["yμ"].bias.copy_(torch.tensor([2.0] + [0.0] * 9))
+        model.encoder.layers["yσ"].bias.copy_(torch.tensor([-9.0] * 9 + [6.0]))
+        answers = model.predictions(_x("digits", 3))
+    assert answers["predict"].tolist() == [0] * 3 and answers["mode"].tolist() == [9] * 3
 
 
 @pytest.mark.parametrize("k", [20, 30])

@@ -93,6 +93,19 @@ def test_gradient_norms_are_those_of_the_losses() -> None:
     assert float(readings["means_apart"]) == pytest.approx(4 * math.sqrt(2), rel=1e-6)
 
 
+def test_what_y_tells_about_x_leaves_out_what_noise_decides() -> None:
+    """A crisp y that noise alone decides tells nothing; one that the means decide tells all."""
+    model = _model(y_noise="fixed", y_log_variance=8.0)
+    noisy = model.instruments(_batch())
+    assert float(noisy["noise_y"]) == pytest.approx(math.exp(4), rel=1e-5)
+    assert float(noisy["entropy_y_given_x"]) < 0.1 and float(noisy["information_y"]) < 0.02
+    sure = _model(y_noise="fixed", y_log_variance=-30.0)
+    with torch.no_grad():
+        sure.encoder.layers["yμ"].weight.mul_(1e4)
+    readings = sure.instruments(_batch())
+    assert float(readings["information_y"]) > 0.3
+
+
 def test_one_component_has_no_distance() -> None:
     config = AMMConfig(nets="digits", components=1)
     readings = AMM(config, SPEC, Noise.seeded(0)).instruments(_batch())

@@ -12,6 +12,7 @@ from models.latent import (
     bayes_classify,
     component_log_density,
     exp_n,
+    expected_softmax,
     one_hot,
     separated_means,
     straight_through,
@@ -104,6 +105,23 @@ def test_straight_through_has_a_hard_value_and_a_soft_gradient() -> None:
 def test_straight_through_is_exactly_one_hot() -> None:
     y = torch.softmax(Noise.seeded(6).normal(1000, 10), 1)
     assert torch.equal(straight_through(y), one_hot(y.argmax(1), 10))
+
+
+def test_expected_softmax_of_two_categories_is_the_logistic_normal_mean() -> None:
+    """With two categories it is the mean of a logistic function of one normal variable, here by quadrature."""
+    mean, deviation = torch.tensor([[0.3, -0.5], [1.0, 4.0]]), torch.tensor([[1.0, 2.0], [0.5, 3.0]])
+    found = expected_softmax(mean, deviation, Noise.seeded(0).normal(200_000, 2))
+    t = torch.linspace(-8, 8, 4001, dtype=torch.double)
+    weight = torch.exp(-0.5 * t.square()) / math.sqrt(2 * math.pi) * (t[1] - t[0])
+    gap, spread = (mean[:, 0] - mean[:, 1]).double(), deviation.double().norm(dim=1)
+    exact = (torch.sigmoid(gap[:, None] + spread[:, None] * t) * weight).sum(1)
+    torch.testing.assert_close(found[:, 0].double(), exact, atol=2e-3, rtol=0)
+    torch.testing.assert_close(found.sum(1), torch.ones(2))
+
+
+def test_expected_softmax_without_noise_is_the_softmax() -> None:
+    mean = Noise.seeded(1).normal(5, 3)
+    torch.testing.assert_close(expected_softmax(mean, torch.zeros(5, 3), torch.ones(7, 3)), mean.softmax(1))
 
 
 @pytest.mark.parametrize("k", [2, 3, 10, 30])
