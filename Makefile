@@ -65,8 +65,8 @@ reproduce-table2: $(READY) ## Table 2: the same for SVHN with 1,000 labels, resu
 figures: $(READY) ## pictures of every suite's rows beside the published values, in results/figures/
 	for suite in mnist_unsup svhn_semi digits_unsup digits_semi plane_unsup; do $(BIN)/python -m bench.figures --suite $$suite || exit; done
 
-study: $(READY) ## the studies' tables and curves from their records, docs/ablation_*.md and .png
-	for suite in ablation_plane ablation_digits ablation_mnist14; do $(BIN)/python -m bench.study --suite $$suite --out docs/$$suite || exit; done
+study: $(READY) ## the studies' tables and curves from their records, docs/ablation_*.md, docs/checks_*.md and .png
+	for suite in ablation_plane ablation_digits ablation_mnist14 checks_mnist14; do $(BIN)/python -m bench.study --suite $$suite --out docs/$$suite || exit; done
 
 report: $(READY) ## one page with all tables, pictures and sources: results/report.html and .md
 	$(BIN)/python -m bench.report

@@ -30,7 +30,7 @@ Pair = tuple[Tensor, Tensor]
 class ALIConfig:
     """Knobs of ALI; a default that AMM has too is AMM's."""
 
-    nets: Literal["mnist", "digits", "plane"] = "mnist"  # layer tables: models/<nets>.py without y
+    nets: Literal["mnist", "digits", "plane", "mnist14"] = "mnist"  # layer tables: models/<nets>.py without y
     components: int = 10  # clusters of k-means
     n_init: int = 10  # k-means++ starts
     penalty_weight: float = 0.0  # λ of Eq. 18 on (x, z); ALI has no penalty

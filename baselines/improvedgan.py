@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.losses import annealing, feature_matching, unlabelled_loss
-from baselines.nets import Averaged, Style, conv_small, data_dependent_, dense, dense_generator, generator
+from baselines.nets import Style, conv_small, data_dependent_, dense, dense_generator, generator
 from models.method import Batch, Data, Method, Spec
-from models.nets import normal_
+from models.nets import Averaged, normal_
 from models.noise import Noise
 
 

@@ -9,7 +9,6 @@ classes as TripleGAN does it. The weights hold no values yet: `models.nets.norma
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -316,50 +315,3 @@ def refit_statistics(net: nn.Module, batches: Iterable[Tensor], noise: Noise | N
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     net.train(training)
-
-
-class Averaged(nn.Module):
-    """An exponential moving average of a net, a <- a + rate (p - a) for each parameter p, and a net to call with it.
-
-    PyTorch's `AveragedModel` reads its counter on the host in each update, so a step with it cannot be recorded.
-
-    Args:
-        net: what is averaged; it is copied, so its weights must be drawn before.
-        rate: weight of the newest parameters, 1 - decay.
-        start: "weights" starts at the net's parameters, "zero" at 0 without any correction, as improved-gan does.
-        average_buffers: the running statistics are averaged like the parameters (TripleGAN); else they are the net's own.
-            They start at the net's values in any case: a variance of 0 is none.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        rate: float,
-        start: Literal["weights", "zero"] = "weights",
-        average_buffers: bool = False,
-    ) -> None:
-        super().__init__()
-        self.net, self.rate, self.average_buffers = copy.deepcopy(net).requires_grad_(False), rate, average_buffers
-        if start == "zero":
-            # a g that is not trained is a constant, not an average of anything
-            trained = {name for name, p in net.named_parameters() if p.requires_grad}
-            for name, parameter in self.net.named_parameters():
-                if name in trained:
-                    parameter.zero_()
-
-    @torch.no_grad()
-    def update(self, net: nn.Module) -> None:
-        """Takes in what `net`, of the same kind, is now."""
-        mine: list[Tensor] = list(self.net.parameters())
-        theirs: list[Tensor] = list(net.parameters())
-        for own, new in zip(self.net.buffers(), net.buffers(), strict=True):
-            if self.average_buffers and own.is_floating_point():
-                mine, theirs = [*mine, own], [*theirs, new]
-            else:
-                own.copy_(new)
-        torch._foreach_lerp_(mine, theirs, self.rate)
-
-    def forward(self, *args: Tensor) -> Tensor:
-        """The averaged net's output."""
-        out: Tensor = self.net(*args)
-        return out

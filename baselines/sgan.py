@@ -31,11 +31,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines import pair_nets, pairs
-from baselines.nets import Averaged
 from baselines.pair_nets import Backbone
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
-from models.nets import normal_, running_statistics_kept
+from models.nets import Averaged, normal_, running_statistics_kept
 from models.noise import Noise
 
 

@@ -34,6 +34,7 @@ KNOWN: dict[str, tuple[Any, ...]] = {  # what a trial's config may say; `Config`
     "penalty_on": ("logit",),
     "y_log_variance": (0.0,),
     "y_noise": ("learned",),
+    "average_rate": (0.0,),
     "g_dropout": (1.0,),
     "d_dropout": (1.0,),
     "schedule": ("simultaneous", "alternating"),

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import instruments
 from models.adversarial import discriminator_loss, gradient_penalty, inference_loss, roth_penalty, synthesis_loss
 from models.latent import expected_softmax, one_hot, straight_through
 from models.layers import Layer, Net
 from models.method import Batch, Method, Spec
+from models.nets import Averaged
 from models.noise import Noise
 from models.prior import Kind, build_prior
 
@@ -60,6 +61,9 @@ class AMMConfig:
     y_noise: Literal["learned", "fixed"] = "learned"  # fixed: the log-variance of Eq. 8 stays y_log_variance, ours
     g_dropout: float = 1.0  # factor on the tables' probabilities in encoder, prior and decoder; 0 leaves dropout out
     d_dropout: float = 1.0  # the same in D
+    average_rate: float = (
+        0.0  # answers come from averaged encoders, to which each step adds the weights by so much; 0: no
+    )
     pool_first: bool = False  # pool before normalisation and activation, as the columns stand in Tables 7 and 10
 
     def __post_init__(self) -> None:
@@ -89,17 +93,19 @@ class AMM(Method):
             self.encoder_z = Net(nets.ENCODER_Z, k, noise, **options)
         else:
             self.encoder = Net(nets.ENCODER if c.factorisation == 7 else nets.ENCODER_15, k, noise, **options)
+        encoders = dict(self.named_children())  # the first has the rows of y
         self.prior = build_prior(c.prior, nets, k, c.separation, noise, **options)  # Gz(y)
         self.decoder = Net(nets.DECODER, k, noise, **options)  # Gx(y, Gz(y))
         self.discriminator = Net(nets.DISCRIMINATOR, k, noise, **options | {"dropout": c.d_dropout})
 
         with torch.no_grad():
-            branch = self.encoder_y if c.factorisation == 6 else self.encoder
-            spread = cast(Layer, branch.layers["yσ"])
+            spread = cast(Layer, cast(Net, next(iter(encoders.values()))).layers["yσ"])
             cast(Tensor, spread.bias).fill_(c.y_log_variance)
             if c.y_noise == "fixed":
                 cast(Tensor, spread.weight).zero_()
         spread.requires_grad_(c.y_noise == "learned")
+        averages = {name: Averaged(net, c.average_rate) for name, net in encoders.items() if c.average_rate}
+        self.averages = nn.ModuleDict(averages)
 
         self.d_parameters = list(self.discriminator.parameters())
         generators = (p for name, p in self.named_parameters() if not name.startswith("discriminator"))
@@ -113,11 +119,19 @@ class AMM(Method):
 
     def encode(self, x: Tensor, noise: Noise | None) -> dict[str, Tensor]:
         """Rows yμ, y, zμ, z of q(y, z | x), each [B, channels, 1, 1]; without `noise`, y = softmax(μ) and z = μ."""
-        two_nets = self.config.factorisation == 6
-        h = self.encoder_y(noise, x=x) if two_nets else self.encoder(noise, x=x)
+        h: dict[str, Tensor] = self._y_net()(noise, x=x)
         if self.config.y_sample == "straight_through":
             h["y"] = straight_through(h["y"])
-        return self.encoder_z(noise, x=x, y=h["y"]) | h if two_nets else h
+        return self._encoder("encoder_z")(noise, x=x, y=h["y"]) | h if self.config.factorisation == 6 else h
+
+    def _encoder(self, name: str) -> Net:
+        """The net of this name, or its average where one is kept and an answer is wanted."""
+        averaged = self.averages[name].net if self.averages and not self.training else getattr(self, name)
+        return cast(Net, averaged)
+
+    def _y_net(self) -> Net:
+        """The encoder with the rows of y."""
+        return self._encoder("encoder_y" if self.config.factorisation == 6 else "encoder")
 
     def inferred(self, x: Tensor, noise: Noise) -> Tuple3:
         """(x, ŷ, ẑ) ~ q."""
@@ -190,6 +204,7 @@ class AMM(Method):
         g_gradients = torch.autograd.grad(joint, self.g_parameters, [ratio * gradient for gradient in by_tuple])
         _step(self.d_adam, self.d_parameters, d_gradients)
         _step(self.g_adam, self.g_parameters, g_gradients)
+        self._average()
         return _report(l_d, penalty, l_q, l_p, logit_q, logit_p)
 
     def _alternate(self, batch: Batch) -> dict[str, Tensor]:
@@ -203,7 +218,12 @@ class AMM(Method):
         logit_q, logit_p = self.logits(*self.tuples(batch), noise)
         l_q, l_p = self.generator_losses(logit_q, logit_p)
         _step(self.g_adam, self.g_parameters, torch.autograd.grad(l_q + l_p, self.g_parameters))
+        self._average()
         return _report(l_d, penalty, l_q, l_p, logit_q, logit_p)
+
+    def _average(self) -> None:
+        for name, average in self.averages.items():
+            cast(Averaged, average).update(getattr(self, name))
 
     def generator_losses(self, logit_q: Tensor, logit_p: Tensor) -> tuple[Tensor, Tensor]:
         """L of Gy and Gz(x), which only logit_q reaches, and of Gx and Gz(y), which only logit_p reaches."""
@@ -234,8 +254,7 @@ class AMM(Method):
 
     def noise_y(self, h: dict[str, Tensor]) -> Tensor:
         """σ of Eq. 8, [B, K], from `encode`'s rows."""
-        net = self.encoder_y if self.config.factorisation == 6 else self.encoder
-        return torch.exp(0.5 * net.log_variance("yσ", h).flatten(1))
+        return torch.exp(0.5 * self._y_net().log_variance("yσ", h).flatten(1))
 
     def embed(self, x: Tensor) -> Tensor:
         """μ_z(x), [B, d]."""

@@ -374,6 +374,30 @@ def test_a_fixed_noise_of_y_stays_whatever_is_learned(factorisation: int) -> Non
     assert sum(map(len, model.players().values())) == len(model.g_parameters) + len(model.d_parameters)
 
 
+@pytest.mark.parametrize("schedule", ["simultaneous", "alternating"])
+@pytest.mark.parametrize("factorisation", [6, 7])
+def test_answers_can_come_from_averaged_encoders(factorisation: int, schedule: str) -> None:
+    config = {"factorisation": factorisation, "schedule": schedule, "init_std": 0.3, "learning_rate": 0.05}
+    plain, averaged, last = (_amm(**config, average_rate=rate) for rate in (0.0, 0.25, 1.0))
+    names = [name for name, _ in plain.named_parameters() if name.startswith("encoder")]
+    mean = {name: p.clone() for name, p in plain.named_parameters()}
+    for step in range(3):
+        for amm in (plain, averaged, last):
+            amm.update(Batch(_x(), Noise.seeded(step)))
+        for name in names:
+            mean[name] += 0.25 * (dict(plain.named_parameters())[name] - mean[name])
+    assert all(torch.equal(p, dict(averaged.named_parameters())[name]) for name, p in plain.named_parameters())
+    assert len(averaged.g_parameters) == len(plain.g_parameters)
+    for name, p in averaged.averages.named_parameters():
+        net, _, rest = name.replace(".net.", ".", 1).partition(".")
+        torch.testing.assert_close(p, mean[f"{net}.{rest}"], rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        z, mine, newest = (amm.eval().embed(_x()) for amm in (plain, averaged, last))
+        assert torch.equal(z, newest) and not torch.allclose(z, mine)
+        sigma, mine = (amm.noise_y(amm.encode(_x(), None)) for amm in (plain, averaged))
+        assert not torch.allclose(sigma, mine)
+
+
 @pytest.mark.parametrize(("side", "factor"), [("g", 0.0), ("d", 0.0), ("g", 2.0)])
 def test_dropout_can_be_left_out_of_either_player(side: str, factor: float) -> None:
     model = _amm("mnist", **{f"{side}_dropout": factor})
@@ -398,6 +422,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"penalty_norm": "each", "penalty_on": "probability"},
     {"y_log_variance": 2.0, "g_dropout": 0.0, "d_dropout": 0.0},
     {"y_noise": "fixed"},
+    {"average_rate": 0.1, "factorisation": 6},
     {"saturating": True},
     {"schedule": "alternating", "d_steps": 2, "factorisation": 6, "prior": "fixed"},
     {"schedule": "alternating", "penalty": "none"},

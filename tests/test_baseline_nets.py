@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from baselines import nets
 from baselines.nets import (
-    Averaged,
     Block,
     Blur,
     Chain,
@@ -28,7 +27,7 @@ from baselines.nets import (
     joined,
 )
 from models.method import Method
-from models.nets import conv, fan_in_, linear, normal_, transposed
+from models.nets import Averaged, conv, fan_in_, linear, normal_, transposed
 from models.noise import Noise
 
 WEIGHT = Style(norm="weight", last_norm="weight", slope=0.2, input_dropout=0.2, scale=1 / 16)
