@@ -629,7 +629,10 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "row"), ROWS)
+KNOBS = [("ablation_digits", "averaged"), ("ablation_digits", "y_noise_fixed")]  # that no other row has
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS + KNOBS)
 def test_a_shipped_row_takes_the_same_steps_each_way(name: str, row: str, soon: None) -> None:
     """With its own nets and settings, of which only what comes before and after the steps is made shorter."""
     (trial,) = trials(load_suite(name), "paper", [row], [0])
