@@ -48,6 +48,24 @@ class Notes:
         return f" [{', '.join(numbers)}]" if numbers else ""
 
 
+def brief(suite: Suite, budget: str, reference: Sequence[Record]) -> str:
+    """The rows with a published number or with records, in Markdown without notes: published | reference | verdict."""
+    lines, _ = prepared(suite, budget, reference, ())
+    told = [found for found in lines if found.row.published or found.cells["reference"].summary]
+    notes = Notes()
+    rows = [
+        {
+            "Model": found.row.label,
+            "K": found.clusters,
+            "published": printed(found.row.published),
+            "reference": re.sub(r" \[[\d, ]+\]$", "", _run(suite, budget, found, "reference", notes)),
+            "verdict": _spoken(found).removesuffix(" (reference)"),
+        }
+        for found in told
+    ]
+    return _grid(_escaped(rows), "github")
+
+
 def _main_rows(suite: Suite, budget: str, lines: Sequence[Line], notes: Notes) -> list[dict[str, str]]:
     said = label(suite, budget)
     yours = f"yours ({said})" if said else "yours"

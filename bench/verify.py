@@ -23,19 +23,20 @@ from typing import Any
 
 import numpy as np
 
-from bench import metrics, speed
+from bench import metrics, speed, study, table
 from bench.errors import UserError
 from bench.files import write_output
 from bench.plan import trials
 from bench.record import is_of, read, record_path
 from bench.reproduce import ENDINGS, TABLES, text
 from bench.statistics import Record
-from bench.suite import Trial, load_suite
+from bench.suite import Trial, load_suite, names
 from bench.trainer import HEADLINE
 
 OURS = ("digits_unsup", "digits_semi", "plane_unsup")  # suites with a table of their own, results/<suite>.md
 SUMS = "SHA256SUMS"  # of all records; `sha256sum --check` reads it too
 PAGES = {*ENDINGS.values(), ".json"}  # what lies directly below results/ is a table, or the samples of one
+BRIEF = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)  # where the README shows a suite
 SHA256, SHA1 = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{40}")
 ACCURACY = 1e-9  # to which a score must follow from its counts; libraries differ in their last digits
 RUN = ("started", "device", "device_name", "precision", "threads", "seconds", "resumed")
@@ -43,12 +44,32 @@ Scores = dict[str, float | int | None]
 
 
 def tables(results: Path) -> dict[str, Callable[[], str]]:
-    """What makes each committed table, by the name of its file."""
+    """What makes each committed table, by its file's path below `results`: also those of the studies and of the README."""
     shows = {f"{name}{end}": (of, fmt) for name, of in TABLES.items() for fmt, end in ENDINGS.items()}
     shows |= {f"{suite}.md": ((suite,), "markdown") for suite in OURS}
     nothing = results / "no runs of yours"
+    made: dict[str, Callable[[], str]]
     made = {name: partial(text, of, "paper", nothing, results, fmt) for name, (of, fmt) in shows.items()}
-    return made | {"speed.md": lambda: speed.render(json.loads((results / "speed.json").read_bytes()))}
+    made["speed.md"] = lambda: speed.render(json.loads((results / "speed.json").read_bytes()))
+    for page in sorted((results.parent / "docs").glob("*.md")):
+        if page.stem in names() and (results / "reference" / page.stem).is_dir():
+            made[f"../docs/{page.name}"] = partial(_study, page, results)
+    if (readme := results.parent / "README.md").is_file():
+        made["../README.md"] = lambda: BRIEF.sub(partial(_brief, results), readme.read_text(encoding="utf-8"))
+    return made
+
+
+def _study(page: Path, results: Path) -> str:
+    suite = load_suite(page.stem)
+    found = study.records_of(suite, (results / "reference",), "paper")
+    return study.render(suite, found, page.with_suffix(".png").name)
+
+
+def _brief(results: Path, place: re.Match[str]) -> str:
+    """The README's table of the suite that its mark names."""
+    suite = load_suite(place[2])
+    reference, _, _ = table.collected(suite, "paper", results / "no runs of yours", results / "reference")
+    return f"{place[1]}\n{table.brief(suite, 'paper', reference)}\n\n{place[3]}"
 
 
 def sums(results: Path) -> dict[str, str]:

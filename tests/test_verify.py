@@ -181,6 +181,27 @@ def test_what_is_untouched_is_true_and_is_written_as_it_was(results: Path, capsy
     assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
 
 
+def test_the_readme_and_the_pages_of_studies_show_what_the_records_give(results: Path, capsys: Captured) -> None:
+    root = results.parent
+    (root / "docs").mkdir()
+    (root / "docs/plane_unsup.md").write_text("old")  # any suite with records can have a page
+    (root / "docs/faq.md").write_text("no suite, so nobody's page")
+    (root / "README.md").write_text("before\n<!-- table plane_unsup -->\nold\n<!-- end -->\nafter\n")
+    assert verify.main(["--results", str(results)]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].removeprefix(f"{results}/") for line in said] == [
+        "../docs/plane_unsup.md",
+        "../README.md",
+    ]
+    assert verify.main(["--results", str(results), "--write"]) == 0
+    text = (root / "README.md").read_text()
+    assert text.startswith("before\n<!-- table plane_unsup -->\n\n| Model") and text.endswith("\n<!-- end -->\nafter\n")
+    (line,) = (line for line in text.splitlines() if line.startswith("| AAE"))
+    whole = next(line for line in (results / "plane_unsup.md").read_text().splitlines() if line.startswith("| AAE"))
+    assert line.split("|")[4].strip() == whole.split("|")[4].strip()
+    assert "## Six Gaussians" in (root / "docs/plane_unsup.md").read_text()
+
+
 def test_a_folder_without_results_is_bad_input(tmp_path: Path, capsys: Captured) -> None:
     assert verify.main(["--results", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
