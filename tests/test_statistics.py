@@ -1,4 +1,4 @@
-"""bench.statistics against hand-worked numbers and scipy on raw samples."""
+"""bench.statistics against hand-worked numbers, and against scipy and statsmodels on raw samples."""
 
 import math
 import subprocess
@@ -92,6 +92,27 @@ def test_tost_by_hand() -> None:
     # difference 0.5, standard error sqrt(2), 6 degrees of freedom, margin 2: the upper bound is the nearer one
     assert tost(3.5, 2, 4, 3, 2, 4, margin=2) == pytest.approx(stats.t.cdf((0.5 - 2) / math.sqrt(2), 6))
     assert tost(3, 2, 4, 3.5, 2, 4, margin=2) == pytest.approx(tost(3.5, 2, 4, 3, 2, 4, margin=2))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("margin", [0.5, 1.0, 2.0])
+def test_tost_equals_statsmodels_on_the_samples(seed: int, margin: float) -> None:
+    from statsmodels.stats.weightstats import ttost_ind
+
+    draw = np.random.default_rng(seed)
+    one, other = draw.normal(0, 1, 10), draw.normal(0.4, 2, 7)
+    moments = (value for sample in (one, other) for value in (sample.mean(), sample.std(ddof=1), len(sample)))
+    expected, _, _ = ttost_ind(one, other, -margin, margin, usevar="unequal")
+    assert tost(*moments, margin) == pytest.approx(expected, rel=1e-9)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("n", [3, 10, 25])
+@pytest.mark.parametrize("power", [0.5, 0.8, 0.95])
+def test_detectable_equals_statsmodels_power(n: int, power: float) -> None:
+    from statsmodels.stats.power import TTestIndPower
+
+    effect = TTestIndPower().solve_power(nobs1=n, alpha=0.05, power=power)
+    assert detectable(1.7, n, 1.7, n, power) == pytest.approx(1.7 * effect, rel=1e-3)
 
 
 def test_without_deviation_the_answers_are_certain() -> None:
