@@ -32,7 +32,7 @@ def found() -> list[Trial]:
 
 def test_the_papers_cells_come_first_then_rivals_by_arithmetic_then_the_other_seeds(found: list[Trial]) -> None:
     names = [(trial.suite, trial.row, trial.seed) for trial in found]
-    assert names[:3] == [("mnist_unsup", "amm_k10", seed) for seed in range(3)]
+    assert names[:3] == [("mnist_unsup", "amm_k10_works", seed) for seed in range(3)]
     heads = list(dict.fromkeys(name[:2] for name in names))[: len(campaign.HEADLINE)]
     assert tuple(heads) == campaign.HEADLINE
     early = [trial for trial in found if trial.seed < 3]
@@ -51,7 +51,7 @@ def test_what_has_a_result_anywhere_is_left_out(found: list[Trial], tmp_path: Pa
     _store(tmp_path / "b", found[2], "interrupted")
     roots = (tmp_path / "a", tmp_path / "b", tmp_path / "c")
     assert campaign.run.unfinished(found[:4], *roots) == found[2:4]
-    assert campaign.cells(found[:4], roots)["mnist_unsup", "amm_k10"] == (2, 3)
+    assert campaign.cells(found[:4], roots)["mnist_unsup", "amm_k10_works"] == (2, 3)
 
 
 def test_what_is_packed_comes_home(found: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +133,7 @@ def test_plan_and_run_as_commands(
     _store(tmp_path / "ref", found[0])
     assert campaign.main(["--plan", "--suite", "mnist_unsup", *where]) == 0
     said = capsys.readouterr().out
-    assert "mnist_unsup/amm_k10           1 of 10" in said and "next: mnist_unsup/amm_k10 seed 1" in said
+    assert "mnist_unsup/amm_k10_works     1 of 10" in said and "next: mnist_unsup/amm_k10_works seed 1" in said
     asked: list[list[Trial]] = []
 
     def execute(trials: list[Trial], options: Any) -> int:

@@ -618,7 +618,15 @@ def test_every_method_takes_the_same_trial_each_way_and_from_one_to_the_other(
     assert _everything(run) == expected
 
 
-LARGE = ["amm_k20", "amm_k30", "aae_k30", "gmvae_k30", "infogan"]  # of MNIST; the same code as in the digits' rows
+LARGE = [
+    "amm_k20",
+    "amm_k30",
+    "amm_k20_works",
+    "amm_k30_works",
+    "aae_k30",
+    "gmvae_k30",
+    "infogan",
+]  # of MNIST; the same code as in the digits' rows
 STUDIES = ["ablation_plane", "ablation_digits", "ablation_mnist14", "checks_mnist14"]  # variants of AMM, many and alike
 ROWS = [
     (name, row.row)
