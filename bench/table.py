@@ -243,6 +243,26 @@ def collected(suite: Suite, budget: str, runs: Path, reference: Path) -> tuple[l
     return shipped, yours, remarks
 
 
+def refuse_mixed(suite: Suite, budget: str, runs: Path) -> None:
+    """UserError if records of yours in one cell were made by different sources or of different data."""
+    records, _ = stored(runs, suite, budget, any_seed=False)
+    for row in suite.rows:
+        of = [record for record in records if record["trial"]["row"] == row.row]
+        for what, block, key in (("code", "run", "sources"), ("data", "data", "digest")):
+            seeds: dict[str, list[str]] = {}
+            for record in of:
+                facts = record[block] or {}
+                value = (facts.get("git") or {}).get(key) if block == "run" else facts.get(key)
+                if value:  # a trial that was killed before it began tells neither
+                    seeds.setdefault(value, []).append(str(record["trial"]["seed"]))
+            if len(seeds) > 1:
+                told = "; ".join(f"{value[:12]}: seeds {', '.join(of)}" for value, of in sorted(seeds.items()))
+                raise UserError(
+                    f"{runs}: row {row.row} mixes different {what} ({told}); move the records of one away and run those "
+                    "seeds again, or take the table with a footnote by --allow-mixed"
+                )
+
+
 def incomplete(suite: Suite, budget: str, runs: Path) -> list[str]:
     """Rows of yours that have some trials, and not a result of each planned one."""
     records, _ = stored(runs, suite, budget, any_seed=False)
@@ -270,11 +290,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
     parser.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown")
     parser.add_argument("--out", type=Path, help="file to replace; default: standard output")
+    parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a row of yours lacks results")
     options = parser.parse_args(argv)
     try:
         suite = load_suite(options.suite)
         trials(suite, options.budget)  # refuses an unknown budget
+        if not options.allow_mixed:
+            refuse_mixed(suite, options.budget, options.runs)
         text = build(suite, options.budget, options.runs, options.reference, options.format)
         if options.out:
             write_output(options.out, text)

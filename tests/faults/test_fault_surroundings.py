@@ -15,7 +15,7 @@ import pytest
 
 from bench import run, table
 from bench.plan import trials
-from bench.record import new_record, record_path, write
+from bench.record import new_record, read, record_path, write
 from bench.suite import load_suite
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -89,7 +89,7 @@ def nine(write_suite: Callable[..., Path], tmp_path: Path) -> list[str]:
     for trial in trials(load_suite(suite), "quick"):
         score = {"step": 0, "test": {"majority": 3.0 + trial.seed}}
         result = {"last": score, "weights_sha256": f"{trial.seed}"} if trial.seed else None
-        git = {"sha": f"{trial.seed // 5}" * 40, "dirty": False}
+        git = {"sha": f"{trial.seed // 5}" * 40, "sources": "ab" * 32, "dirty": False}
         status, reason = ("done", None) if trial.seed else ("failed", "no space")
         one = new_record(trial, status, reason, result, {"digest": "d"}, {"git": git})
         write(record_path(tmp_path / "out", trial), one)
@@ -110,6 +110,29 @@ def test_results_of_two_revisions_are_never_mixed_in_silence(nine: list[str], ca
     for fmt in ("markdown", "latex", "csv"):
         assert table.main([*nine, "--format", fmt]) == 0
         assert "Mixes git revisions: 000000000000, 111111111111." in capsys.readouterr().out
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("what", ["code", "data"])
+def test_results_of_other_code_or_data_are_refused_unless_asked_for(
+    nine: list[str], tmp_path: Path, capsys: Captured, what: str
+) -> None:
+    trial = trials(load_suite(Path(nine[1])), "quick", seeds=[3])[0]
+    path = record_path(tmp_path / "out", trial)
+    told = read(path)
+    path.unlink()
+    if what == "code":
+        told["run"]["git"]["sources"] = "cd" * 32
+    else:
+        told["data"]["digest"] = "e"
+    write(path, told)
+    assert table.main([*nine, "--out", str(tmp_path / "table.md")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and len(said.splitlines()) == 1
+    assert f"row kmeans mixes different {what} (" in said and "seeds 3" in said and "--allow-mixed" in said
+    assert not (tmp_path / "table.md").exists()
+    assert table.main([*nine, "--allow-mixed"]) == 0
+    assert "Mixes git revisions" in capsys.readouterr().out
 
 
 @pytest.mark.fault(20)
