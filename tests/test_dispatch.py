@@ -870,6 +870,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], d
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.fault(26)
 def test_trials_that_share_a_process_have_the_results_of_each_alone(
     write_suite: Callable[..., Path], tmp_path: Path, alone: Callable[[Path], dict[str, dict[str, Any]]]
@@ -886,6 +887,7 @@ def test_trials_that_share_a_process_have_the_results_of_each_alone(
     assert {path.suffix for path in out.rglob("seed*")} == {".json"}
 
 
+@pytest.mark.slow
 @pytest.mark.fault(15)
 def test_kill_9_of_a_shared_process_costs_what_was_under_way_and_the_same_command_mends_it(
     write_suite: Callable[..., Path], tmp_path: Path, alone: Callable[[Path], dict[str, dict[str, Any]]]
