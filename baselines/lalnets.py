@@ -7,18 +7,17 @@ equally much. With B = max(Z, 0) and `gar`'s means over the pseudo classes (bala
     cross-entropy of the pooled softmax + c1 affinity(B) + c2 (1 - balance(B)) + c3 coactivity(B) + c4 ‖Z‖².
 k-means on the last hidden layer, of images as they are, gives the clusters. Rewritten after ozcell/LALNets
 (examples/pseudo_svhn.py, acol/models.py, regularizers.py, trainings.py; the authors' script for MNIST is not public), with its
-choices: every image enters the Gram matrices of all pseudo classes, and ‖Z‖² is a sum over the batch, so c4 is meant for 400.
-An epoch of that code shows each image under all 8 pseudo classes: it is 8 epochs of the bench.
+choices: every image enters the Gram matrices of all pseudo classes; ‖Z‖² is a sum over the batch, so c4 is meant for 400; an
+epoch shows each image under all 8 pseudo classes, so it is 8 of the bench's.
 Departures: k-means reads the training images, where the authors fit it to the very test images they score; the mean image of
 `standardise` is always that of the training images; coactivity is Σ U - tr U as in balance_type 3 (type 7 repeats balance there;
 c3 is 0 in all scripts); pseudo classes are drawn independently; weights ~ N(0, 1 / fan in), not Keras' uniform ones of Glorot.
-The known pitfall: the task must need to know what is in the image. Some digits look the same after some transformations, a
-turned 6 is a 9, and whatever else tells up from down (the mean image, left on a black background) is read instead.
+The known pitfall: the task must need to know what is in the image. A turned 6 is a 9, some digits look the same after some
+transformations, and whatever else tells up from down (the mean image, left on a black background) is read instead.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.gar import gar
 from models.kmeans import fit_centres, nearest
 from models.method import Batch, Data, Method, Spec
 from models.nets import conv, fan_in_, linear
@@ -132,30 +132,10 @@ def pooled(z: Tensor) -> Tensor:
     return z.logsumexp(1)
 
 
-def gar(z: Tensor) -> dict[str, Tensor]:
-    """Affinity, balance and coactivity of outputs z [B, k, P], each a mean over the P pseudo classes.
-
-    With U = BᵀB, [k, k], of one class and B = max(z, 0): affinity is how far the duplicates are active on the same images,
-    in [0, 1]; balance says the same of v vᵀ, v = diag U, and is 1 when all are equally active; coactivity is Σ U - tr U.
-    """
-    b = z.clamp_min(0).permute(2, 1, 0)
-    u = b @ b.mT
-    v = u.diagonal(dim1=1, dim2=2)
-    affinity, coactivity = _spread(u)
-    return {"affinity": affinity, "balance": _spread(v[:, :, None] * v[:, None])[0], "coactivity": coactivity}
-
-
-def _spread(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Means over matrices [P, k, k] of (Σ U - tr U) / ((k - 1) tr U), with Keras' epsilon, and of Σ U - tr U."""
-    trace = u.diagonal(dim1=1, dim2=2).sum(1)
-    off = u.sum((1, 2)) - trace
-    return (off / ((u.shape[1] - 1) * trace + 1e-7)).mean(), off.mean()
-
-
 def _stages(c: LALNetsConfig, shape: tuple[int, int, int]) -> tuple[nn.ModuleList, list[float]]:
     """The hidden layers and the dropout after each; conv: two blocks (max pooling: odd sides lose one), then one layer."""
     if c.arch == "mlp":
-        widths = [math.prod(shape), *[c.hidden] * c.layers]
+        widths = [torch.Size(shape).numel(), *[c.hidden] * c.layers]
         return nn.ModuleList(map(_dense, widths[:-1], widths[1:])), [c.dropout] * c.layers
     a, b, positions = c.channels, 2 * c.channels, (shape[1] // 4) * (shape[2] // 4)
     stages = [_block(shape[0], a), _block(a, b), _dense(b * positions, c.hidden)]

@@ -48,6 +48,11 @@ def annealing(steps: Tensor, last: int) -> Tensor:
     return (3 * (1 - steps / last)).clamp(0, 1)
 
 
+def decayed(rate: float, factor: float, every: int, epoch: Tensor) -> Tensor:
+    """A learning rate in epoch 0, 1, ...: times `factor` after every `every` epochs."""
+    return rate * torch.pow(factor, torch.div(epoch, every, rounding_mode="floor").float())
+
+
 def descend(loss: Tensor, parameters: Sequence[Tensor], *optimizers: torch.optim.Optimizer) -> None:
     """One step on `loss` of these parameters alone."""
     for optimizer in optimizers:

@@ -2,31 +2,26 @@
 
 c ~ Cat(π) chooses a Gaussian N(μ_c, σ²_c) of codes z, and z makes the image x. q(z | x) = N(μ, σ²) is a net, and q(c | x) = γ_c
 is Bayes' rule p(c | z) at the one z drawn, Eq. 16. A step descends the negative of Eq. 12, a bound whatever γ is:
-
     -E log p(x | z) + Σ_c γ_c KL(q(z | x) || p(z | c)) + KL(γ || π)
-
 Nets, loss and optimiser follow the authors' code (slim1017/VaDE). It starts from the weights of an autoencoder whose making is
-not published. So `prepare` pretrains one of its own, with the loss, epochs and learning rate of GuHongyang/VaDE-pytorch, and
-fits a Gaussian mixture to its codes, as the authors do (π starts uniform).
+not published, so `prepare` pretrains one, with loss, epochs and rate of GuHongyang/VaDE-pytorch, and fits a mixture to its codes.
 Departures: no 1e-10 added to the densities of Eq. 16, which blurs γ far from all components; π by logits and σ²_c by its
-logarithm, where they move the values themselves; He et al.'s normal weights instead of Glorot's uniform ones; Adam's
-ε added after its bias correction; answers at z = μ, where they draw z; training examples alone, where
-they learn from the test set too.
-
+logarithm, where they move the values; He et al.'s normal weights, not Glorot's uniform ones; Adam's ε added after its bias
+correction; answers at z = μ, where they draw z; training examples alone, where they learn from the test set too.
 Known pitfalls: without pretraining all examples fall into one cluster (slim1017/VaDE, issues 2 and 8), and all rests on the
-pretraining: the paper reports its best run, others with their own pretraining reach 70-80 % right on MNIST. σ² can overflow, so
-log σ² has a soft bound here.
+pretraining: the paper reports its best run, others with their own get 70-80 % right on MNIST. σ² can overflow, so it is bounded.
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.losses import decayed
+from baselines.pretraining import fit_autoencoder, fit_mixture
 from models.latent import component_log_density, exp_n
 from models.method import Batch, Data, Method, Spec
 from models.nets import fan_in_, mlp
@@ -67,12 +62,6 @@ def category_term(log_g: Tensor, log_pi: Tensor) -> Tensor:
     return (log_g.exp() * (log_g - log_pi)).sum(1)
 
 
-def decayed(c: VaDEConfig, epoch: Tensor) -> Tensor:
-    """The learning rate in epoch 0, 1, ...: times `decay` every `decay_epochs`, but at least `least_learning_rate`."""
-    power = torch.div(epoch, c.decay_epochs, rounding_mode="floor").float()
-    return (c.learning_rate * torch.pow(c.decay, power)).clamp(min=c.least_learning_rate)
-
-
 class VaDE(Method):
     """An autoencoder and a Gaussian mixture of its codes, moved together by one optimiser after both have been fitted."""
 
@@ -106,17 +95,12 @@ class VaDE(Method):
     def prepare(self, data: Data) -> None:
         """Pretrains encoder and decoder, then starts the components where a Gaussian mixture of the codes has its own."""
         self.examples.fill_(len(data))
-        nets = [*self.encoder.parameters(), *self.decoder.parameters()]
-        adam = torch.optim.Adam(nets, self.config.pretraining_learning_rate, fused=True)
-        for _ in range(self.config.pretraining_epochs):
-            for index in data.noise.permutation(len(data)).split(self.config.pretraining_batch):
-                adam.zero_grad()
-                x = data.take(index)
-                F.mse_loss(self.reconstruct(x), x).backward()
-                adam.step()
+        c, nets = self.config, [*self.encoder.parameters(), *self.decoder.parameters()]
+        how = c.pretraining_epochs, c.pretraining_batch, c.pretraining_learning_rate
+        fit_autoencoder(self.reconstruct, nets, data, *how)
         with torch.no_grad():
             codes = torch.cat([self.embed(x) for x in data.batches()])
-            mean, variance = fit_mixture(codes, self.config, data.noise.seed())
+            mean, variance = fit_mixture(codes, c.components, c.variance_floor, c.n_init, data.noise.seed())
             self.mean.copy_(mean)
             self.log_variance.copy_(variance.log())
 
@@ -134,8 +118,10 @@ class VaDE(Method):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step on examples [B, C, H, W]; the losses are means over examples, in nats."""
+        c = self.config
         epoch = self.step // (self.examples // len(batch.x)).clamp(min=1)  # the incomplete last batch is left out
-        self.adam.param_groups[0]["lr"] = decayed(self.config, epoch)  # a tensor, from the checkpointed step alone
+        rate = decayed(c.learning_rate, c.decay, c.decay_epochs, epoch)  # a tensor, from the checkpointed step alone
+        self.adam.param_groups[0]["lr"] = rate.clamp(min=c.least_learning_rate)
         terms = self.terms(batch.x, batch.noise)
         self.adam.zero_grad()
         torch.stack(list(terms.values())).sum(0).mean().backward()
@@ -161,16 +147,3 @@ class VaDE(Method):
 
     def _image(self, z: Tensor) -> Tensor:
         return torch.sigmoid(self.decoder(z).float()).view(-1, *self.spec.shape)
-
-
-def fit_mixture(codes: Tensor, c: VaDEConfig, seed: int) -> tuple[Tensor, Tensor]:
-    """Means and variances, each [K, d], of a diagonal Gaussian mixture of codes [N, d], by scikit-learn on the CPU."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    how = {"reg_covar": c.variance_floor, "n_init": c.n_init, "random_state": seed}
-    model = GaussianMixture(c.components, covariance_type="diag", **how)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # it is only a start
-        model.fit(codes.cpu().double().numpy())
-    return torch.from_numpy(model.means_).to(codes), torch.from_numpy(model.covariances_).to(codes)

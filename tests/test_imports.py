@@ -15,6 +15,8 @@ SHARED: dict[str, set[str]] = {
     "baselines.losses": set(),
     "baselines.nets": set(),
     "baselines.perturbation": set(),
+    "baselines.pretraining": set(),
+    "baselines.gar": set(),
     "baselines.pairs": {"baselines.losses"},
     "baselines.pair_nets": {"baselines.nets"},
 }

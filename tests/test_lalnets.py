@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.lalnets import LALNets, gar, pooled, transform
+from baselines.gar import gar
+from baselines.lalnets import LALNets, pooled, transform
 from models.method import Batch, Data, Spec
 from models.noise import Noise
 

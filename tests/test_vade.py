@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +11,8 @@ from scipy.stats import multivariate_normal
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Independent, Normal, kl_divergence
 
-from baselines.vade import VaDE, category_term, code_term, decayed, fit_mixture
+from baselines.pretraining import fit_mixture
+from baselines.vade import VaDE, category_term, code_term
 from models.method import Batch, Data, Spec
 from models.noise import Noise
 
@@ -118,7 +118,14 @@ def test_the_negative_terms_stay_below_the_evidence(seed: int) -> None:
 def test_the_learning_rate_follows_the_authors_schedule() -> None:
     epochs = torch.tensor([0, 9, 10, 19, 20, 210, 219, 3000])
     expected = torch.tensor([2e-3, 2e-3, 1.8e-3, 1.8e-3, 1.62e-3, 2e-3 * 0.9**21, 2e-3 * 0.9**21, 2e-4])
-    torch.testing.assert_close(decayed(VaDE.Config(), epochs), expected)
+    data, method = rows(), vade(1)
+    method.examples.fill_(20)
+    found = []
+    for epoch in epochs:
+        method.step.fill_(epoch)
+        method.update(Batch(data.x[:20], data.noise))
+        found.append(method.adam.param_groups[0]["lr"])
+    torch.testing.assert_close(torch.stack(found), expected)
 
 
 def test_the_schedule_counts_whole_batches_and_lives_in_the_buffers() -> None:
@@ -143,14 +150,13 @@ def test_the_mixture_finds_separate_blobs() -> None:
     stds = torch.tensor([0.5, 1.0, 1.5, 2.0])[:, None].expand(4, 4)
     y = torch.arange(n) % k
     codes = centres[y] + stds[y] * noise.normal(n, 4)
-    config = VaDE.Config(components=k, variance_floor=0.5)
-    mean, variance = fit_mixture(codes, config, 7)
+    mean, variance = fit_mixture(codes, k, 0.5, 1, 7)
     order = mean.argmax(1).argsort()
     assert torch.equal(mean.argmax(1)[order], torch.arange(4))
     torch.testing.assert_close(mean[order], centres, atol=0.3, rtol=0)
     torch.testing.assert_close(variance[order], stds.square() + 0.5, atol=0, rtol=0.15)
-    assert torch.equal(fit_mixture(codes, config, 7)[0], mean)
-    assert float(fit_mixture(codes, replace(config, variance_floor=1e-6), 7)[1].min()) < 0.4
+    assert torch.equal(fit_mixture(codes, k, 0.5, 1, 7)[0], mean)
+    assert float(fit_mixture(codes, k, 1e-6, 1, 7)[1].min()) < 0.4
 
 
 def test_preparation_learns_to_reconstruct_and_separates_the_rows() -> None:
