@@ -214,7 +214,7 @@ def learning_curves(suite: Suite, row: str, records: Sequence[Record]) -> Pictur
     axis.set_xlabel("step")
     axis.set_ylabel(f"{suite.metric}, %")
     label = next(found.label for found in suite.rows if found.row == row)
-    axis.set_title(f"{label}: {len(curves)} seeds")
+    axis.set_title(f"{label}: {len(curves)} seed{'s' * (len(curves) != 1)}")
     return Picture(
         "curves", f"{suite.metric} of {label} over the training, one thin line a seed, their mean and one std", figure
     )
