@@ -101,6 +101,7 @@ def run(job: Job, stop: Stop, pool: Pool) -> Going:
         return BUSY
     with lock:
         if record.stored_status(path, job.trial) in record.FINAL:
+            _clear(path)  # of one that was killed when its record stood
             return DONE
         try:
             return (yield from _run(job, path, stop, pool, lock))
@@ -161,9 +162,14 @@ def _run(job: Job, path: Path, stop: Stop, pool: Pool, lock: Lock) -> Going:
         checkpoint.save(
             path.with_suffix(".weights"), {"digest": job.trial.digest, "module": current.method.state_dict()}
         )
-    checkpoint.remove(saved)
-    curves.remove(path)
+    _clear(path)
     return DONE
+
+
+def _clear(path: Path) -> None:
+    """Deletes what a trial with a final record needs no more."""
+    checkpoint.remove(path.with_suffix(".checkpoint"))
+    curves.remove(path)
 
 
 def _resume(run: Run, saved: Path, made_by: dict[str, Any]) -> list[str]:
