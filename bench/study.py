@@ -118,7 +118,7 @@ def draw(suite: Suite, found: dict[str, list[Record]], file: Any) -> None:
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name.rpartition(".")[2].replace("_", " "), fontsize=8)
     figure.tight_layout(pad=0.4)
-    figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
+    figure.savefig(file, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
 
 
