@@ -52,14 +52,13 @@ def brief(suite: Suite, budget: str, reference: Sequence[Record]) -> str:
     """The rows with a published number or with records, in Markdown without notes: published | reference | verdict."""
     lines, _ = prepared(suite, budget, reference, ())
     told = [found for found in lines if found.row.published or found.cells["reference"].summary]
-    notes = Notes()
     rows = [
         {
             "Model": found.row.label,
             "K": found.clusters,
             "published": printed(found.row.published),
-            "reference": re.sub(r" \[[\d, ]+\]$", "", _run(suite, budget, found, "reference", notes)),
-            "verdict": _spoken(found).removesuffix(" (reference)"),
+            "reference": _run(suite, budget, found, "reference")[0],
+            "verdict": _judged(found),
         }
         for found in told
     ]
@@ -69,30 +68,39 @@ def brief(suite: Suite, budget: str, reference: Sequence[Record]) -> str:
 def _main_rows(suite: Suite, budget: str, lines: Sequence[Line], notes: Notes) -> list[dict[str, str]]:
     said = label(suite, budget)
     yours = f"yours ({said})" if said else "yours"
+
+    def cell(found: Line, run: str) -> str:
+        text, marks = _run(suite, budget, found, run)
+        return text + notes.mark(marks)
+
     return [
         {
             "Model": found.row.label + notes.mark(found.notes["model"]),
             "K": found.clusters,
             "published": printed(found.row.published) + notes.mark(found.notes["published"]),
-            "reference": _run(suite, budget, found, "reference", notes),
-            yours: _run(suite, budget, found, "yours", notes),
+            "reference": cell(found, "reference"),
+            yours: cell(found, "yours"),
             "verdict": _spoken(found),
         }
         for found in lines
     ]
 
 
-def _run(suite: Suite, budget: str, found: Line, run: str, notes: Notes) -> str:
-    """One cell; a reference run names its budget unless that is the one asked for and comparable."""
+def _run(suite: Suite, budget: str, found: Line, run: str) -> tuple[str, list[str]]:
+    """One cell and its notes; a reference run names its budget unless that is the one asked for and comparable."""
     text, of, marks = found.cells[run].text(), found.budgets[run], list(found.notes[run])
     if text and run == "reference" and (of != budget or not suite.budgets[of].comparable):
         text += f", {of} budget"
         marks += [f"Budget {of}: {label(suite, of)}."] if label(suite, of) else []
-    return (text or ABSENT) + notes.mark(marks)
+    return text or ABSENT, marks
+
+
+def _judged(found: Line) -> str:
+    return ": ".join(part for part in (found.verdict.word, found.verdict.detail) if part)
 
 
 def _spoken(found: Line) -> str:
-    text = ": ".join(part for part in (found.verdict.word, found.verdict.detail) if part)
+    text = _judged(found)
     return text + (" (reference)" if found.source == "reference" and text != ABSENT else "")
 
 
@@ -243,23 +251,24 @@ def collected(suite: Suite, budget: str, runs: Path, reference: Path) -> tuple[l
     return shipped, yours, remarks
 
 
-def refuse_mixed(suite: Suite, budget: str, runs: Path) -> None:
-    """UserError if records of yours in one cell were made by different sources or of different data."""
-    records, _ = stored(runs, suite, budget, any_seed=False)
-    for row in suite.rows:
-        of = [record for record in records if record["trial"]["row"] == row.row]
-        for what, block, key in (("code", "run", "sources"), ("data", "data", "digest")):
+def refuse_mixed(yours: Sequence[Record]) -> None:
+    """UserError if records in one cell were made by different sources or of different data."""
+    made_by = {
+        "code": lambda record: ((record["run"] or {}).get("git") or {}).get("sources"),
+        "data": lambda record: (record["data"] or {}).get("digest"),
+    }
+    for row in dict.fromkeys(record["trial"]["row"] for record in yours):
+        for what, value in made_by.items():
             seeds: dict[str, list[str]] = {}
-            for record in of:
-                facts = record[block] or {}
-                value = (facts.get("git") or {}).get(key) if block == "run" else facts.get(key)
-                if value:  # a trial that was killed before it began tells neither
-                    seeds.setdefault(value, []).append(str(record["trial"]["seed"]))
+            for record in yours:
+                digest = value(record) if record["trial"]["row"] == row else None
+                if digest:  # one killed before it began tells neither
+                    seeds.setdefault(digest, []).append(str(record["trial"]["seed"]))
             if len(seeds) > 1:
-                told = "; ".join(f"{value[:12]}: seeds {', '.join(of)}" for value, of in sorted(seeds.items()))
+                told = "; ".join(f"{digest[:12]}: seeds {', '.join(of)}" for digest, of in sorted(seeds.items()))
                 raise UserError(
-                    f"{runs}: row {row.row} mixes different {what} ({told}); move the records of one away and run those "
-                    "seeds again, or take the table with a footnote by --allow-mixed"
+                    f"--runs: row {row} mixes different {what} ({told}); move the records of one away and run those seeds "
+                    "again, or take the table with a footnote by --allow-mixed"
                 )
 
 
@@ -296,9 +305,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         suite = load_suite(options.suite)
         trials(suite, options.budget)  # refuses an unknown budget
+        shipped, yours, remarks = collected(suite, options.budget, options.runs, options.reference)
         if not options.allow_mixed:
-            refuse_mixed(suite, options.budget, options.runs)
-        text = build(suite, options.budget, options.runs, options.reference, options.format)
+            refuse_mixed(yours)
+        text = render(suite, options.budget, shipped, yours, options.format, remarks)
         if options.out:
             write_output(options.out, text)
         else:

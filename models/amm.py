@@ -61,9 +61,7 @@ class AMMConfig:
     y_noise: Literal["learned", "fixed"] = "learned"  # fixed: the log-variance of Eq. 8 stays y_log_variance, ours
     g_dropout: float = 1.0  # factor on the tables' probabilities in encoder, prior and decoder; 0 leaves dropout out
     d_dropout: float = 1.0  # the same in D
-    average_rate: float = (
-        0.0  # answers come from averaged encoders, to which each step adds the weights by so much; 0: no
-    )
+    average_rate: float = 0.0  # at which the encoders that answer follow those that learn; 0: they are the same
     pool_first: bool = False  # pool before normalisation and activation, as the columns stand in Tables 7 and 10
 
     def __post_init__(self) -> None:
@@ -280,8 +278,11 @@ class AMM(Method):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Gx(ŷ, ẑ) at the means of q(y, z | x)."""
-        h = self.encode(x, None)
-        return self.decoder(None, y=h["y"], z=h["zμ"])["x"]
+        return self.decoded(self.encode(x, None))
+
+    def decoded(self, h: dict[str, Tensor]) -> Tensor:
+        """The same from `encode`'s rows."""
+        return cast(Tensor, self.decoder(None, y=h["y"], z=h["zμ"])["x"])
 
     def interpolate(self, a: Tensor, b: Tensor, t: float) -> Tensor:
         """Images from codes (y, z) at `t` in [0, 1] of the way from those of a to those of b, [B, C, H, W]."""

@@ -76,7 +76,7 @@ def _latent(model: AMM, y: Tensor, batch: Batch) -> dict[str, Tensor]:
     found |= {"information_y": _entropy(q.mean(0)) - _entropy(q).mean(), "noise_y": model.noise_y(h).mean()}
     if len(means) > 1:
         found["means_apart"] = F.pdist(means).min()
-    return found | {"reconstruction": F.mse_loss(model.reconstruct(batch.x), batch.x)}
+    return found | {"reconstruction": F.mse_loss(model.decoded(h), batch.x)}
 
 
 def _entropy(p: Tensor) -> Tensor:
