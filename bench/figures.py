@@ -46,6 +46,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 EACH = 10  # images of a component, pairs of a reconstruction, points of an interpolation
+MOMENTS = 20  # scorings at which what a component drew is shown
 PROJECTED = 2000  # test images in the t-SNE projection
 
 
@@ -88,6 +89,7 @@ class Pictures:
 
     def __init__(self, trained: Trained, dataset: Dataset) -> None:
         self.method, self.trial, self.record, self.data = trained.method, trained.trial, trained.record, dataset
+        self.drawn = trained.drawn
         self.x = dataset.x_test.float() * dataset.scale
         self.k = int(self.trial.config.get("components", dataset.spec.n_classes))
         with torch.no_grad():
@@ -178,6 +180,24 @@ class Pictures:
         alt = f"t-SNE of the embeddings of {len(x)} test images; each point is the number of its class"
         return Picture("projection", alt, figure)
 
+    def over_time(self) -> Picture:
+        """What each component drew as it was trained: a column a scoring, all from the same noise."""
+        points = self.record["result"]["curve"]
+        chosen = sorted({round(at) for at in np.linspace(0, len(self.drawn) - 1, MOMENTS)})
+        images: list[Tensor | None] = [self.drawn[at][k].float() / 255 for k in range(self.k) for at in chosen]
+        figure = _figure(6.0, 0.35 * self.k + 0.5)
+        axis = figure.subplots()
+        _grid(axis, images, len(chosen))
+        height, width = (size + 1 for size in self.drawn[0].shape[2:])
+        steps = [f"{points[at]['step']:,}" for at in chosen]
+        axis.set_xticks([i * width + width / 2 for i in range(len(chosen))], steps, rotation=90)
+        axis.set_yticks([k * height + height / 2 for k in range(self.k)], [str(k) for k in range(self.k)])
+        axis.tick_params(length=0)
+        axis.set_xlabel("step")
+        axis.set_ylabel("component")
+        alt = f"What each of {self.k} components drew from the same noise, one row a component, at growing numbers of steps"
+        return Picture("over_time", alt, figure)
+
     def made(self) -> list[Picture]:
         """All pictures that the method can make: it has what they ask of it."""
         asked: dict[Callable[[], Picture], str] = {
@@ -194,6 +214,8 @@ class Pictures:
                     found.append(make())
             else:
                 print(f"{make.__name__}: {self.trial.method} cannot make it", file=sys.stderr)
+        if self.drawn:
+            found.append(self.over_time())
         return found
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench import checkpoint, record
 from bench.errors import UserError
@@ -24,11 +25,12 @@ from models.noise import Noise
 
 @dataclass(frozen=True)
 class Trained:
-    """A method in evaluation mode, the trial that trained it, and its whole record."""
+    """A method in evaluation mode, the trial that trained it, its whole record, and what it drew at each scoring."""
 
     method: Method
     trial: Trial
     record: dict[str, Any]
+    drawn: list[Tensor]  # uint8 [K, C, H, W] each
 
 
 def load(path: str | Path, device: str | torch.device = "cpu") -> Trained:
@@ -49,4 +51,4 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Trained:
         method.load_state_dict(state["module"])
     except RuntimeError:
         raise UserError(f"{weights}: made by other code, whose networks differ from today's") from None
-    return Trained(method.to(device).eval(), trial, found)
+    return Trained(method.to(device).eval(), trial, found, state.get("drawn", []))

@@ -67,6 +67,7 @@ class Run:
         self.engine = Engine(self.method, self._take_step, self._carried, self.noise, mode)
         self.curve: list[dict[str, Any]] = []
         self.confusion: dict[str, list[list[int]]] = {}
+        self.drawn: list[Tensor] = []
         self.prepared = False
         self.seconds = 0.0
         self.resumed = 0
@@ -87,10 +88,15 @@ class Run:
             "trace": self.trace.state(),
             "curve": self.curve,
             "confusion": self.confusion,
+            "drawn": self.drawn,
             "prepared": self.prepared,
             "seconds": self.seconds,
             "resumed": self.resumed,
         }
+
+    def weights(self) -> checkpoint.State:
+        """What stays beside a record: weights and buffers, and what was drawn at each scoring, a list of uint8 [K, C, H, W]."""
+        return {"digest": self.trial.digest, "module": self.method.state_dict(), "drawn": self.drawn}
 
     def fits(self, state: checkpoint.State) -> bool:
         """Whether `restore` can take `state`: the code that wrote it may have had other tensors, or another device."""
@@ -111,6 +117,7 @@ class Run:
         """Continues from what `state()` returned, which must fit."""
         device = self.noise.device
         self.step, self.curve, self.confusion = state["step"], state["curve"], state["confusion"]
+        self.drawn = state["drawn"]
         self.trace.restore(state["trace"], device)
         self.prepared, self.seconds, self.resumed = state["prepared"], state["seconds"], state["resumed"] + 1
         self.method.load_state_dict(state["module"])
@@ -231,6 +238,8 @@ class Run:
         with torch.no_grad():
             self.method.finish(data.train)
             validation, test = self.predictions(data.x_validation), self.predictions(data.x_test)
+            if hasattr(self.method, "sample"):
+                self.drawn.append(self._draw(n_clusters))
         self.method.train()
         scores = metrics.evaluate(
             self.trial.task, validation, data.y_validation, test, data.y_test, n_clusters, n_classes
@@ -247,6 +256,12 @@ class Run:
         noise = Noise.seeded(derive("instruments", self.trial.init_seed, self.step), self.noise.device)
         readings = {name: float(value) for name, value in self.method.instruments(self._batch(noise)).items()}
         return {name: float(f"{value:.5g}") for name, value in readings.items() if math.isfinite(value)}
+
+    def _draw(self, n_clusters: int) -> Tensor:
+        """An image of every component, uint8 [K, C, H, W] on the CPU; the noise is the same at every scoring."""
+        noise = Noise.seeded(derive("drawn", self.trial.init_seed), self.noise.device)
+        images: Tensor = self.method.sample(torch.arange(n_clusters, device=noise.device), noise)  # type: ignore[operator]
+        return images.clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
 
     def predictions(self, x: Tensor) -> dict[str, Tensor]:
         """The method's answers on stored examples by classifier, int64 [N], on the CPU."""

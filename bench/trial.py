@@ -42,9 +42,9 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # that meet e
 class Job:
     """What the dispatcher hands over.
 
-    `seconds` is the time left, `checkpoint_every` the seconds between checkpoints; with `keep_weights` the final weights and
-    buffers stay beside the record, in a file like a checkpoint with the suffix .weights. `number` is the name of the trial
-    in what the process says; `share` how many trials at most take turns in it, None for as many as pay.
+    `seconds` is the time left, `checkpoint_every` the seconds between checkpoints; with `keep_weights` what `Run.weights` returns
+    stays beside the record, in a file like a checkpoint with the suffix .weights. `number` is the name of the trial in what the
+    process says; `share` how many trials at most take turns in it, None for as many as pay.
     """
 
     trial: Trial
@@ -159,9 +159,7 @@ def _run(job: Job, path: Path, stop: Stop, pool: Pool, lock: Lock) -> Going:
     if status == "interrupted":
         return UNFINISHED
     if job.keep_weights and status == "done":
-        checkpoint.save(
-            path.with_suffix(".weights"), {"digest": job.trial.digest, "module": current.method.state_dict()}
-        )
+        checkpoint.save(path.with_suffix(".weights"), current.weights())
     _clear(path)
     return DONE
 

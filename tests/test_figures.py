@@ -43,7 +43,7 @@ def _train(trial: Trial, root: Path) -> Path:
     run.advance(lambda: False, lambda step, steps: None, lambda run: None)
     path = record.record_path(root, trial)
     record.write(path, record.new_record(trial, "done", result=run.result(), data={"digest": "d", "note": "n"}))
-    checkpoint.save(path.with_suffix(".weights"), {"digest": trial.digest, "module": run.method.state_dict()})
+    checkpoint.save(path.with_suffix(".weights"), run.weights())
     return path
 
 
@@ -71,6 +71,22 @@ def test_a_trained_method_answers_as_it_did(stored: Path) -> None:
     counts = np.zeros((12, 10), int)
     np.add.at(counts, (clusters.numpy(), data.y_test.numpy()), 1)
     assert counts.tolist() == trained.record["result"]["confusion"]["predict"]
+
+
+def test_what_components_drew_is_kept_at_each_scoring_through_a_resume(stored: Path) -> None:
+    trained = load(stored / "runs/tiny/paper/amm/seed00.json")
+    noise = figures.Noise.seeded(figures.derive("drawn", trained.trial.init_seed))
+    with torch.no_grad():
+        last = trained.method.sample(torch.arange(12), noise)  # type: ignore[operator]
+    assert len(trained.drawn) == len(trained.record["result"]["curve"]) == 2
+    assert torch.equal(trained.drawn[1], (last * 255).round().to(torch.uint8))
+    assert not torch.equal(trained.drawn[0], trained.drawn[1])
+
+    run, again = (Run(trained.trial, torch.device("cpu")) for _ in range(2))
+    run.advance(lambda: run.step == 3, lambda step, steps: None, lambda run: None)
+    again.restore(run.state())
+    again.advance(lambda: False, lambda step, steps: None, lambda run: None)
+    assert all(torch.equal(a, b) for a, b in zip(again.weights()["drawn"], trained.drawn, strict=True))
 
 
 def test_weights_that_are_missing_damaged_or_of_another_trial(stored: Path, tmp_path: Path) -> None:
@@ -104,12 +120,12 @@ def test_all_pictures_of_amm_and_the_page(stored: Path, tmp_path: Path, capsys: 
     assert _main(stored, "--row", "amm", out=tmp_path) == 0
     assert capsys.readouterr().err == ""
     folder = tmp_path / "tiny" / "amm"
-    names = ["clusters", "components", "curves", "interpolations", "projection", "reconstructions"]
+    names = ["clusters", "components", "curves", "interpolations", "over_time", "projection", "reconstructions"]
     assert sorted(file.name for file in folder.iterdir()) == sorted(
         ["README.md", *(f"{n}.{f}" for n in names for f in ("png", "svg"))]
     )
     page = (folder / "README.md").read_text()
-    assert page.startswith("# Tiny: amm, seed 0") and page.count("![") == 6
+    assert page.startswith("# Tiny: amm, seed 0") and page.count("![") == 7
     counts = record.read(stored / "runs/tiny/paper/amm/seed00.json")["result"]["confusion"]["predict"]
     words = (folder / "clusters.svg").read_text()
     assert all(f">{count}</text>" in words for row in counts for count in row if count)
