@@ -39,6 +39,8 @@ class ALIConfig:
     beta2: float = 0.999  # ALI prints 1e-3, which is this in the convention of its code
     momentum: float = 0.1  # of running statistics; PyTorch's default, ALI's code has 0.05
     init_std: float = 0.02  # AMM's; ALI's code has 0.01
+    g_dropout: float = 1.0  # factor on the tables' probabilities in encoder and decoder; 0 leaves dropout out
+    d_dropout: float = 1.0  # the same in D
 
 
 class ALI(Method):
@@ -52,12 +54,12 @@ class ALI(Method):
         c = config
         nets = importlib.import_module(f"models.{c.nets}")
 
-        def net(table: Table) -> Net:
-            return Net(WithoutY(**vars(table)), c.components, noise, c.momentum, c.init_std)
+        def net(table: Table, dropout: float) -> Net:
+            return Net(WithoutY(**vars(table)), c.components, noise, c.momentum, c.init_std, dropout=dropout)
 
-        self.encoder = net(nets.ENCODER)  # Gz(x)
-        self.decoder = net(nets.DECODER)  # Gx(z)
-        self.discriminator = net(nets.DISCRIMINATOR)
+        self.encoder = net(nets.ENCODER, c.g_dropout)  # Gz(x)
+        self.decoder = net(nets.DECODER, c.g_dropout)  # Gx(z)
+        self.discriminator = net(nets.DISCRIMINATOR, c.d_dropout)
         self.dimensions = self.decoder.sizes["z"][0]
         self.register_buffer("centres", torch.zeros(c.components, self.dimensions, device=noise.device))
 

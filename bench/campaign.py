@@ -20,11 +20,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from bench import run
 from bench.errors import UserError
 from bench.files import write_output
 from bench.plan import method_class, trials
 from bench.record import FINAL, is_of, parse, read, record_path
+from bench.seeds import spans
 from bench.sources import SOURCES
 from bench.statistics import ENOUGH
 from bench.suite import Trial, load_suite
@@ -170,27 +173,37 @@ def _inside(home: Path, name: str) -> Path:
 # the command
 
 
-def cells(found: Sequence[Trial], roots: Sequence[Path]) -> dict[Cell, tuple[int, int]]:
-    """Trials with a result, and planned ones, of every row."""
-    counts: dict[Cell, tuple[int, int]] = {}
+def left(found: Sequence[Trial], roots: Sequence[Path]) -> dict[Cell, tuple[int, list[int]]]:
+    """How many trials of every row are planned, and the seeds of those without a result."""
     missing = {trial.digest for trial in run.unfinished(found, *roots)}
+    cells: dict[Cell, tuple[int, list[int]]] = {}
     for trial in found:
-        done, planned = counts.get((trial.suite, trial.row), (0, 0))
-        counts[trial.suite, trial.row] = done + (trial.digest not in missing), planned + 1
-    return counts
+        planned, seeds = cells.get((trial.suite, trial.row), (0, []))
+        cells[trial.suite, trial.row] = planned + 1, [*seeds, *[trial.seed][: trial.digest in missing]]
+    return cells
 
 
-def show(found: Sequence[Trial], roots: Sequence[Path]) -> None:
-    """Every row with its count, then how many rows are full, can be judged, or have too few trials."""
-    counts = cells(found, roots)
-    for (suite, row), (done, planned) in counts.items():
-        print(f"{suite + '/' + row:<28} {done:>2} of {planned}")
-    full = sum(done >= planned for done, planned in counts.values())
-    enough = sum(ENOUGH <= done < planned for done, planned in counts.values())
-    print(f"{full} rows are full, {enough} have {ENOUGH} or more trials, {len(counts) - full - enough} have fewer")
-    rest = run.unfinished(found, *roots)
-    if rest:
-        print("next: " + ", ".join(f"{trial.suite}/{trial.row} seed {trial.seed}" for trial in rest[:6]))
+def page(found: Sequence[Trial], roots: Sequence[Path]) -> str:
+    """Markdown: how many rows are full, and of every row what is there and the command that runs the rest."""
+    cells = left(found, roots)
+    full = sum(not seeds for _, seeds in cells.values())
+    enough = sum(planned - len(seeds) >= ENOUGH for planned, seeds in cells.values()) - full
+    none = sum(planned == len(seeds) for planned, seeds in cells.values())
+    lines = [
+        [suite, row, f"{planned - len(seeds)} of {planned}", f"`{_command(suite, row, seeds)}`" if seeds else ""]
+        for (suite, row), (planned, seeds) in cells.items()
+    ]
+    told = (
+        f"## What has run of the paper's tables\n\n{len(cells)} rows: {full} full, {enough} more with the {ENOUGH} trials that "
+        f"allow a verdict, {len(cells) - full - enough - none} with fewer, {none} with none. In the order of their worth; "
+        "`--dry-run` with a command says how long it takes on your machine, and `python -m bench.campaign` runs them all."
+    )
+    grid = tabulate(lines, ["suite", "row", "results", "what is left"], tablefmt="github", disable_numparse=True)
+    return f"{told}\n\n{grid}\n"
+
+
+def _command(suite: str, row: str, seeds: Sequence[int]) -> str:
+    return f"python -m bench.run --suite {suite} --only {row} --seeds {spans(seeds)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -210,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         found, roots = ordered(own.suite), (own.out, own.home, own.reference)
         if own.plan:
-            show(found, roots)
+            print(page(found, roots), end="")
             return 0
         options = run.parser().parse_args([*rest, "--out", str(own.out)])
         code = run.execute(run.unfinished(found, *roots), options)

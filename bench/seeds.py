@@ -39,6 +39,17 @@ def parse_seeds(text: str | int, where: str = "seeds") -> list[int]:
     return distinct(seeds, where)
 
 
+def spans(seeds: Iterable[int]) -> str:
+    """Seeds as `parse_seeds` reads them, in order, such as "0-2,5"."""
+    found: list[list[int]] = []
+    for seed in sorted(seeds):
+        if found and seed == found[-1][1] + 1:
+            found[-1][1] = seed
+        else:
+            found.append([seed, seed])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
 def distinct(seeds: Iterable[int], where: str = "seeds") -> list[int]:
     """`seeds`, refused if one stands twice: a trial counted twice would shrink the standard error."""
     seen: dict[int, None] = {}

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import metrics, speed, study, table
+from bench import campaign, metrics, speed, study, table
 from bench.errors import UserError
 from bench.files import write_output
 from bench.plan import trials
@@ -50,6 +50,7 @@ def tables(results: Path) -> dict[str, Callable[[], str]]:
     nothing = results / "no runs of yours"
     made: dict[str, Callable[[], str]]
     made = {name: partial(text, of, "paper", nothing, results, fmt) for name, (of, fmt) in shows.items()}
+    made["coverage.md"] = lambda: campaign.page(campaign.ordered(), [results / "reference"])
     made["speed.md"] = lambda: speed.render(json.loads((results / "speed.json").read_bytes()))
     for page in sorted((results.parent / "docs").glob("*.md")):
         if page.stem in names() and (results / "reference" / page.stem).is_dir():

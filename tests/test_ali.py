@@ -41,6 +41,16 @@ def batch(nets: str = "digits", n: int = 16, seed: int = 1) -> Batch:
     return Batch(noise.uniform(n, *SHAPES[nets]), noise)
 
 
+def test_each_dropout_is_that_of_its_player() -> None:
+    x, y = batch("mnist", 4).x, torch.zeros(4, 64, 1, 1)
+    for g, d in ((1.0, 0.0), (0.0, 1.0), (0.0, 0.0)):
+        method = ali("mnist", g_dropout=g, d_dropout=d)
+        dry = {"means": g == 0, "logits": d == 0}
+        means = [method.encoder(Noise.seeded(seed), x=x)["zμ"] for seed in (1, 2)]
+        logits = [method.logit(x, y, Noise.seeded(seed)) for seed in (1, 2)]
+        assert {"means": torch.equal(*means), "logits": torch.equal(*logits)} == dry
+
+
 def weights(method: ALI) -> list[Tensor]:
     return [p.detach().clone() for p in method.parameters()]
 

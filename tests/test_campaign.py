@@ -21,7 +21,8 @@ RESULT = {"last": POINT, "selected": POINT, "best_on_test": POINT, "curve": [POI
 def _store(root: Path, trial: Trial, status: str = "done", sources: str = "a", **more: Any) -> Path:
     path = record.record_path(root, trial)
     run = {"git": {"sources": sources, "sha": None, "dirty": False}}
-    record.write(path, record.new_record(trial, status, result=RESULT if status == "done" else None, run=run, **more))
+    result = more.pop("result", RESULT if status == "done" else None)
+    record.write(path, record.new_record(trial, status, result=result, run=run, **more))
     return path
 
 
@@ -38,8 +39,8 @@ def test_the_papers_cells_come_first_then_rivals_by_arithmetic_then_the_other_se
     early = [trial for trial in found if trial.seed < 3]
     assert found[: len(early)] == early
     rivals = [t for t in early if (t.suite, t.row) not in campaign.HEADLINE]
-    costs = [t.steps * t.batch * (784 if t.data == "mnist" else 3072) for t in rivals[12:]]
-    assert {t.row for t in rivals[:12]} == {"kmeans", "mixture"}  # which take no steps
+    costs = [t.steps * t.batch * (784 if t.data == "mnist" else 3072) for t in rivals[15:]]
+    assert {t.row for t in rivals[:15]} == {"kmeans", "mixture", "spectral"}  # which take no steps
     assert costs == sorted(costs)
     assert len(set(names)) == len(names) and {t.suite for t in found} == set(campaign.SUITES)
     assert {t.suite for t in campaign.ordered(["svhn_semi"])} == {"svhn_semi"}
@@ -51,7 +52,24 @@ def test_what_has_a_result_anywhere_is_left_out(found: list[Trial], tmp_path: Pa
     _store(tmp_path / "b", found[2], "interrupted")
     roots = (tmp_path / "a", tmp_path / "b", tmp_path / "c")
     assert campaign.run.unfinished(found[:4], *roots) == found[2:4]
-    assert campaign.cells(found[:4], roots)["mnist_unsup", "amm_k10_works"] == (2, 3)
+    assert campaign.left(found[:4], roots)["mnist_unsup", "amm_k10_works"] == (3, [2])
+
+
+def test_a_page_counts_rows_and_names_the_command_of_what_is_left(found: list[Trial], tmp_path: Path) -> None:
+    some = [trial for trial in found if trial.row in ("kmeans", "mixture", "infogan", "amm_k10")]
+    some = [trial for trial in some if trial.suite == "mnist_unsup"]
+    there = {"kmeans": range(10), "mixture": (0, 1, 2, 5), "infogan": (4,)}
+    for trial in some:
+        if trial.seed in there.get(trial.row, ()):
+            _store(tmp_path, trial, "diverged" if trial.seed == 2 else "done", result=RESULT)
+    text = campaign.page(some, [tmp_path])
+    assert "4 rows: 1 full, 1 more with the 3 trials that allow a verdict, 1 with fewer, 1 with none." in text
+    rows = {cells[2]: cells for cells in (line.split("|") for line in text.splitlines()) if len(cells) == 6}
+    cells = {row.strip(): [cell.strip() for cell in line[3:5]] for row, line in rows.items()}
+    assert cells["kmeans"] == ["10 of 10", ""]
+    assert cells["mixture"] == ["4 of 10", "`python -m bench.run --suite mnist_unsup --only mixture --seeds 3-4,6-9`"]
+    assert cells["infogan"] == ["1 of 10", "`python -m bench.run --suite mnist_unsup --only infogan --seeds 0-3,5-9`"]
+    assert cells["amm_k10"] == ["0 of 10", "`python -m bench.run --suite mnist_unsup --only amm_k10 --seeds 0-9`"]
 
 
 def test_what_is_packed_comes_home(found: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +151,7 @@ def test_plan_and_run_as_commands(
     _store(tmp_path / "ref", found[0])
     assert campaign.main(["--plan", "--suite", "mnist_unsup", *where]) == 0
     said = capsys.readouterr().out
-    assert "mnist_unsup/amm_k10_works     1 of 10" in said and "next: mnist_unsup/amm_k10_works seed 1" in said
+    assert "| 1 of 10   | `python -m bench.run --suite mnist_unsup --only amm_k10_works --seeds 1-9`" in said
     asked: list[list[Trial]] = []
 
     def execute(trials: list[Trial], options: Any) -> int:

@@ -16,7 +16,7 @@ import pytest
 
 from bench.errors import UserError
 from bench.plan import build_config, method_class, trials
-from bench.seeds import derive, parse_seeds
+from bench.seeds import derive, parse_seeds, spans
 from bench.suite import Suite, Trial, load_suite, names
 from models.method import Method
 
@@ -501,6 +501,11 @@ def test_a_trial_with_a_missing_key_is_refused() -> None:
 )
 def test_seeds_are_parsed(text: str | int, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
+    assert parse_seeds(spans(reversed(seeds))) == sorted(seeds)
+
+
+def test_seeds_as_spans() -> None:
+    assert spans([5, 0, 1, 2, 7, 6, 9]) == "0-2,5-7,9" and spans([3]) == "3" and spans([]) == ""
 
 
 @pytest.mark.fault(19)
