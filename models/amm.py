@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, cast
 
 import torch
@@ -18,13 +19,14 @@ from models import instruments
 from models.adversarial import discriminator_loss, gradient_penalty, inference_loss, roth_penalty, synthesis_loss
 from models.latent import expected_softmax, one_hot, straight_through
 from models.layers import Layer, Net
-from models.method import Batch, Method, Spec
-from models.nets import Averaged
+from models.method import Batch, Data, Method, Spec
+from models.nets import Averaged, refit_statistics
 from models.noise import Noise
 from models.prior import Kind, build_prior
 
 Tuple3 = tuple[Tensor, Tensor, Tensor]  # x, y, z
 DRAWS = 1024  # of ε for the expectation over Eq. 8's noise
+STATISTICS = 10_000  # training examples that give averaged encoders their running statistics
 TINY = 1e-30  # a slope of D's loss below which the ratio of the players' slopes would overflow
 
 
@@ -228,6 +230,12 @@ class AMM(Method):
         return inference_loss(logit_q, self.config.saturating), synthesis_loss(logit_p, self.config.saturating)
 
     # answers
+
+    def finish(self, data: Data) -> None:
+        """Averaged encoders get running statistics of their own, from some training examples, without dropout as in answers."""
+        if self.averages:
+            some = islice(data.batches(), STATISTICS // 1000)
+            refit_statistics(self.averages, lambda x: self.encode(x, None), some)
 
     def predict(self, x: Tensor) -> Tensor:
         """The category with the largest μ_y(x), int64 [B]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Literal, TypeVar
@@ -15,6 +15,7 @@ from models.noise import Noise
 
 M = TypeVar("M", bound=nn.Module)
 WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+NORMALISED = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def mlp(
@@ -54,7 +55,7 @@ def transposed(
 @contextmanager
 def running_statistics_kept(net: nn.Module) -> Iterator[None]:
     """Batch normalisation in training mode then uses its batch alone, and leaves its running statistics as they are."""
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+    layers = [layer for layer in net.modules() if isinstance(layer, NORMALISED)]
     try:
         for layer in layers:
             layer.track_running_stats = False
@@ -62,6 +63,25 @@ def running_statistics_kept(net: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.track_running_stats = True
+
+
+@torch.no_grad()
+def refit_statistics(net: nn.Module, forward: Callable[[Tensor], object], batches: Iterable[Tensor]) -> None:
+    """Running statistics of batch normalisation in `net` from `batches` alone, each of equal weight, as `forward` passes them.
+
+    For weights that no batch has gone through, such as averaged ones. PyTorch's `update_bn` calls the net with a batch alone.
+    """
+    layers = [layer for layer in net.modules() if isinstance(layer, NORMALISED)]
+    momenta, training = [layer.momentum for layer in layers], [layer.training for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # PyTorch's sign for a plain mean
+        layer.train()
+    for batch in batches:
+        forward(batch)
+    for layer, momentum, mode in zip(layers, momenta, training, strict=True):
+        layer.momentum = momentum
+        layer.train(mode)
 
 
 def normal_(net: M, noise: Noise, std: float) -> M:

@@ -12,7 +12,7 @@ from torch import Tensor
 from models.amm import AMM, AMMConfig, Tuple3
 from models.latent import one_hot
 from models.layers import Layer
-from models.method import Batch, Spec
+from models.method import Batch, Data, Spec
 from models.noise import Noise
 
 SPECS = {
@@ -396,6 +396,27 @@ def test_answers_can_come_from_averaged_encoders(factorisation: int, schedule: s
         assert torch.equal(z, newest) and not torch.allclose(z, mine)
         sigma, mine = (amm.noise_y(amm.encode(_x(), None)) for amm in (plain, averaged))
         assert not torch.allclose(sigma, mine)
+
+
+@pytest.mark.parametrize("factorisation", [6, 7])
+def test_averaged_encoders_answer_with_statistics_of_their_own(factorisation: int) -> None:
+    model = _amm("mnist", factorisation=factorisation, init_std=0.3, average_rate=0.25)
+    x = _x("mnist", 24)
+    for step in range(2):
+        model.update(Batch(x, Noise.seeded(step)))
+    model.eval()
+    learning = {name: b.clone() for name, b in model.named_buffers() if not name.startswith("averages")}
+    with torch.no_grad():
+        model.finish(Data(x, 1.0, Noise.seeded(0)))
+        answers = [model.encode(part, None)["zμ"] for part in (x, x[:7])]
+        for net in model.averages.modules():
+            if isinstance(net, torch.nn.BatchNorm2d):
+                assert not net.training
+                net.train()
+        alone = model.encode(x, None)["zμ"]  # normalised by its own batch, which is all of the data
+    torch.testing.assert_close(answers[0], alone, rtol=0.05, atol=0.05)  # 24 / 23 in the variance of every layer
+    torch.testing.assert_close(answers[1], answers[0][:7])
+    assert all(torch.equal(dict(model.named_buffers())[name], b) for name, b in learning.items())
 
 
 @pytest.mark.parametrize(("side", "factor"), [("g", 0.0), ("d", 0.0), ("g", 2.0)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.nets import conv, fan_in_, linear, mlp, normal_, transposed
+from models.nets import conv, fan_in_, linear, mlp, normal_, refit_statistics, transposed
 from models.noise import Noise
 
 
@@ -52,3 +52,17 @@ def test_the_noise_alone_decides_and_the_global_stream_is_left_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["0.weight"], c["0.weight"])
+
+
+def test_refitted_statistics_are_the_mean_over_batches() -> None:
+    net = normal_(mlp((3, 4, 2), batchnorm=True), Noise.seeded(0), 1.0).eval()
+    layer = net[1]
+    assert isinstance(layer, nn.BatchNorm1d) and layer.running_mean is not None and layer.running_var is not None
+    layer.running_mean.fill_(7.0)
+    batches = [Noise.seeded(seed).normal(20, 3) for seed in (1, 2, 3)]
+    for _ in range(2):  # the second time forgets the first
+        refit_statistics(net, net, batches)
+        hidden = torch.stack([net[0](x) for x in batches])
+        torch.testing.assert_close(layer.running_mean, hidden.mean(1).mean(0))
+        torch.testing.assert_close(layer.running_var, hidden.var(1).mean(0))
+    assert layer.momentum == 0.1 and not layer.training and not net.training
