@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -38,19 +38,17 @@ class Estimate:
         return f"{self.row}: {each}, {self.trials} trials {duration(self.seconds)}"
 
 
-def estimates(left: Sequence[Trial], device: str, threads: int) -> list[Estimate]:
-    """One for each row among the trials, timed one after another on `device` with so many CPU threads."""
+def estimates(left: Sequence[Trial], device: str, threads: int) -> Iterator[Estimate]:
+    """One for each row among the trials, timed on `device` with so many CPU threads when it is asked for: some take a minute."""
     import torch
 
     from bench.trainer import Run
 
     torch.set_num_threads(threads)
-    found = []
     for name, trial in {trial.row: trial for trial in left}.items():
         run = Run(trial, torch.device(device), data=partial(made_up, trial))
         step = run.time_step() if run.steps else 0.0
-        found.append(Estimate(name, step, run.steps, sum(other.row == name for other in left)))
-    return found
+        yield Estimate(name, step, run.steps, sum(other.row == name for other in left))
 
 
 def made_up(trial: Trial, noise: Noise) -> Dataset:

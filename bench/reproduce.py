@@ -74,7 +74,12 @@ def ask(left: Sequence[Sequence[Trial]], yes: bool, options: argparse.Namespace)
     for trials in begun:
         run.fetch(trials[0], options.data_root)
     threads = run.threads_each(options.threads, len(devices))
-    seconds = sum(found.seconds for trials in begun for found in estimates(trials, devices[0], threads))
+    print("No GPU. A few steps of each row, to see how long it takes here:", file=sys.stderr)
+    seconds = 0.0
+    for trials in begun:
+        for found in estimates(trials, devices[0], threads):
+            print(f"{trials[0].suite}/{found.text()}", file=sys.stderr, flush=True)
+            seconds += found.seconds
     consent(seconds / len(devices), sum(len(trials) for trials in begun))
 
 

@@ -206,11 +206,12 @@ def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[s
         where = f"{trial.suite}/{trial.budget}/{trial.row} seed {trial.seed}"
         print(f"{where}: {trial.method}, {trial.steps} steps of {trial.batch}{given}")
     print(f"{len(left)} of {len(trials)} trials to run", flush=True)
-    found = estimates(left, devices[0], threads)
-    for each in found:
-        print(each.text())
+    seconds = 0.0
+    for each in estimates(left, devices[0], threads):
+        print(each.text(), flush=True)
+        seconds += each.seconds
     if left:
-        wall = sum(each.seconds for each in found) / len(devices)
+        wall = seconds / len(devices)
         print(f"about {duration(wall)} of training on {len(devices)} x {devices[0]}, {threads} threads each")
     return 0
 

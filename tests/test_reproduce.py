@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,8 @@ def test_it_asks_first_on_a_cpu(tiny: list[str], tmp_path: Path, capsys: pytest.
     assert reproduce.main(tiny) == 2
     said = capsys.readouterr().err
     assert "6 trials on the CPU take about" in said
+    assert "tiny_unsup/kmeans: takes no steps" in said
+    assert re.search(r"tiny_unsup/aae: [\d.e-]+ s a step x 4 steps", said)  # each row's cost, before the sum
     assert "add --yes" in said
     assert not (tmp_path / "results").exists()
 
