@@ -175,8 +175,7 @@ class Pictures:
             axis.scatter(
                 *mine.T, s=14, color=COLOURS[label % 10], marker=f"${label}$", linewidths=0.1, label=str(label)
             )
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set_axis_off()
         alt = f"t-SNE of the embeddings of {len(x)} test images; each point is the number of its class"
         return Picture("projection", alt, figure)
 
@@ -185,10 +184,11 @@ class Pictures:
         points = self.record["result"]["curve"]
         chosen = sorted({round(at) for at in np.linspace(0, len(self.drawn) - 1, MOMENTS)})
         images: list[Tensor | None] = [self.drawn[at][k].float() / 255 for k in range(self.k) for at in chosen]
-        figure = _figure(6.0, 0.35 * self.k + 0.5)
+        height, width = (size + 1 for size in self.drawn[0].shape[2:])
+        cell = 5.4 / len(chosen)
+        figure = _figure(6.0, cell * self.k * height / width + 0.8)
         axis = figure.subplots()
         _grid(axis, images, len(chosen))
-        height, width = (size + 1 for size in self.drawn[0].shape[2:])
         steps = [f"{points[at]['step']:,}" for at in chosen]
         axis.set_xticks([i * width + width / 2 for i in range(len(chosen))], steps, rotation=90)
         axis.set_yticks([k * height + height / 2 for k in range(self.k)], [str(k) for k in range(self.k)])
