@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench import verify
+from bench import campaign, verify
 from bench.suite import load_suite, names
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -29,6 +29,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(verify, "TABLES", {})
     for name in ("speed.md", "speed.json"):
         shutil.copy(RESULTS / name, folder)
+    (folder / "coverage.md").write_text(campaign.page(campaign.ordered(), [folder / "reference"]), encoding="utf-8")
     sealed(folder)
     return folder
 
