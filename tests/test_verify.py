@@ -176,6 +176,9 @@ def test_what_is_untouched_is_true_and_is_written_as_it_was(results: Path, capsy
     before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
     assert verify.main(["--results", str(results)]) == 0
     assert capsys.readouterr().out == "all committed records and tables are what they say\n"
+    (results / "report.md").write_text("of `make report`, which is nobody's but its reader's")
+    assert verify.main(["--results", str(results)]) == 0
+    (results / "report.md").unlink()
     (results / "plane_unsup.md").write_text("old")
     assert verify.main(["--results", str(results)]) == 1
     assert verify.main(["--results", str(results), "--write"]) == 0
