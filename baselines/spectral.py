@@ -47,7 +47,7 @@ class Spectral(Method):
         self.register_buffer("clusters", torch.zeros(n, dtype=torch.int64, device=noise.device))
 
     def finish(self, data: Data) -> None:
-        """Draws the landmarks and clusters them; of fewer examples than landmarks all are taken, the first ones twice."""
+        """Draws the landmarks and clusters them; of fewer examples than landmarks all are taken, over and over."""
         from sklearn.cluster import SpectralClustering  # here, because it takes a second to import
 
         c = self.config

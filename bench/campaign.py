@@ -179,7 +179,9 @@ def left(found: Sequence[Trial], roots: Sequence[Path]) -> dict[Cell, tuple[int,
     cells: dict[Cell, tuple[int, list[int]]] = {}
     for trial in found:
         planned, seeds = cells.get((trial.suite, trial.row), (0, []))
-        cells[trial.suite, trial.row] = planned + 1, [*seeds, *[trial.seed][: trial.digest in missing]]
+        if trial.digest in missing:
+            seeds.append(trial.seed)
+        cells[trial.suite, trial.row] = planned + 1, seeds
     return cells
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -38,8 +38,17 @@ class Estimate:
         return f"{self.row}: {each}, {self.trials} trials {duration(self.seconds)}"
 
 
-def estimates(left: Sequence[Trial], device: str, threads: int) -> Iterator[Estimate]:
-    """One for each row among the trials, timed on `device` with so many CPU threads when it is asked for: some take a minute."""
+def total(left: Sequence[Trial], device: str, threads: int, say: Callable[[str], None]) -> float:
+    """Seconds of all trials one after another; what is known of a row is said at once, since some take a minute to time."""
+    seconds = 0.0
+    for found in _estimates(left, device, threads):
+        say(found.text())
+        seconds += found.seconds
+    return seconds
+
+
+def _estimates(left: Sequence[Trial], device: str, threads: int) -> Iterator[Estimate]:
+    """One for each row among the trials, timed on `device` with so many CPU threads when it is asked for."""
     import torch
 
     from bench.trainer import Run

@@ -98,6 +98,11 @@ class Pictures:
     def _noise(self, name: str) -> Noise:
         return Noise.seeded(derive("figures", self.trial.init_seed, name), self.x.device)
 
+    def _number(self, axis: Any, height: int) -> None:
+        """A component's number beside each row of a grid, whose rows are `height` apart."""
+        axis.set_yticks([k * height + height / 2 for k in range(self.k)], [str(k) for k in range(self.k)])
+        axis.tick_params(length=0)
+
     def components(self) -> Picture:
         """Figures 2a, 3a, 4a and 4b."""
         noise = self._noise("components")
@@ -116,9 +121,7 @@ class Pictures:
         ):
             _grid(axis, images, EACH)
             axis.set_title(title)
-        height = self.x.shape[2] + 1
-        left.set_yticks([k * height + height / 2 for k in range(self.k)], [str(k) for k in range(self.k)])
-        left.tick_params(length=0)
+        self._number(left, self.x.shape[2] + 1)
         alt = f"One row for each of {self.k} components: on the left test images given to it, on the right images drawn from it"
         return Picture("components", alt, figure)
 
@@ -191,8 +194,7 @@ class Pictures:
         _grid(axis, images, len(chosen))
         steps = [f"{points[at]['step']:,}" for at in chosen]
         axis.set_xticks([i * width + width / 2 for i in range(len(chosen))], steps, rotation=90)
-        axis.set_yticks([k * height + height / 2 for k in range(self.k)], [str(k) for k in range(self.k)])
-        axis.tick_params(length=0)
+        self._number(axis, height)
         axis.set_xlabel("step")
         axis.set_ylabel("component")
         alt = f"What each of {self.k} components drew from the same noise, one row a component, at growing numbers of steps"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench import run, table
 from bench.errors import UserError
-from bench.estimate import estimates
+from bench.estimate import total
 from bench.files import write_output
 from bench.progress import duration
 from bench.suite import Trial, load_suite
@@ -77,9 +77,9 @@ def ask(left: Sequence[Sequence[Trial]], yes: bool, options: argparse.Namespace)
     print("No GPU. A few steps of each row, to see how long it takes here:", file=sys.stderr)
     seconds = 0.0
     for trials in begun:
-        for found in estimates(trials, devices[0], threads):
-            print(f"{trials[0].suite}/{found.text()}", file=sys.stderr, flush=True)
-            seconds += found.seconds
+        suite = trials[0].suite
+        say = lambda line, suite=suite: print(f"{suite}/{line}", file=sys.stderr, flush=True)
+        seconds += total(trials, devices[0], threads, say)
     consent(seconds / len(devices), sum(len(trials) for trials in begun))
 
 

@@ -198,7 +198,7 @@ def unfinished(trials: Sequence[Trial], *roots: Path) -> list[Trial]:
 
 def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[str], threads: int) -> int:
     """What would run, and about how long it would take."""
-    from bench.estimate import estimates
+    from bench.estimate import total
     from bench.progress import duration
 
     for trial in left:
@@ -206,10 +206,7 @@ def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[s
         where = f"{trial.suite}/{trial.budget}/{trial.row} seed {trial.seed}"
         print(f"{where}: {trial.method}, {trial.steps} steps of {trial.batch}{given}")
     print(f"{len(left)} of {len(trials)} trials to run", flush=True)
-    seconds = 0.0
-    for each in estimates(left, devices[0], threads):
-        print(each.text(), flush=True)
-        seconds += each.seconds
+    seconds = total(left, devices[0], threads, lambda line: print(line, flush=True))
     if left:
         wall = seconds / len(devices)
         print(f"about {duration(wall)} of training on {len(devices)} x {devices[0]}, {threads} threads each")

@@ -26,7 +26,7 @@ from models.prior import Kind, build_prior
 
 Tuple3 = tuple[Tensor, Tensor, Tensor]  # x, y, z
 DRAWS = 1024  # of ε for the expectation over Eq. 8's noise
-STATISTICS = 10_000  # training examples that give averaged encoders their running statistics
+STATISTICS = 10  # batches of a thousand training examples that give averaged encoders their running statistics
 TINY = 1e-30  # a slope of D's loss below which the ratio of the players' slopes would overflow
 
 
@@ -234,7 +234,7 @@ class AMM(Method):
     def finish(self, data: Data) -> None:
         """Averaged encoders get running statistics of their own, from some training examples, without dropout as in answers."""
         if self.averages:
-            some = islice(data.batches(), STATISTICS // 1000)
+            some = islice(data.batches(1000), STATISTICS)
             refit_statistics(self.averages, lambda x: self.encode(x, None), some)
 
     def predict(self, x: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from models.noise import Noise
 
 M = TypeVar("M", bound=nn.Module)
 WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-NORMALISED = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def mlp(
@@ -52,10 +51,14 @@ def transposed(
     return layer
 
 
+def _normalised(net: nn.Module) -> list[nn.BatchNorm1d | nn.BatchNorm2d]:
+    return [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
+
+
 @contextmanager
 def running_statistics_kept(net: nn.Module) -> Iterator[None]:
     """Batch normalisation in training mode then uses its batch alone, and leaves its running statistics as they are."""
-    layers = [layer for layer in net.modules() if isinstance(layer, NORMALISED)]
+    layers = _normalised(net)
     try:
         for layer in layers:
             layer.track_running_stats = False
@@ -71,7 +74,7 @@ def refit_statistics(net: nn.Module, forward: Callable[[Tensor], object], batche
 
     For weights that no batch has gone through, such as averaged ones. PyTorch's `update_bn` calls the net with a batch alone.
     """
-    layers = [layer for layer in net.modules() if isinstance(layer, NORMALISED)]
+    layers = _normalised(net)
     momenta, training = [layer.momentum for layer in layers], [layer.training for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
