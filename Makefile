@@ -23,7 +23,7 @@ $(READY): pyproject.toml requirements.lock
 
 install: $(READY) ## make the virtual environment .venv with everything in it
 
-quickstart: $(READY) ## AMM, AAE, ALI and k-means, 10 seeds each, on the embedded data; prints the tables (10 minutes)
+quickstart: $(READY) ## AMM, AAE, ALI and k-means, 10 seeds each, on the embedded data; prints the tables (12 minutes on 2 cores)
 	$(RUN) --suite plane_unsup
 	$(RUN) --suite digits_unsup $(MAIN_ROWS_DIGITS)
 	$(BIN)/python -m bench.table --suite plane_unsup --out results/quickstart/plane_unsup.md
@@ -31,7 +31,7 @@ quickstart: $(READY) ## AMM, AAE, ALI and k-means, 10 seeds each, on the embedde
 	@cat results/quickstart/plane_unsup.md results/quickstart/digits_unsup.md
 	@echo "The tables lie in results/quickstart/, the records of every trial in results/runs/."
 
-test: $(READY) ## the default tests (under 5 minutes on 2 cores)
+test: $(READY) ## the default tests (8 minutes, in one process)
 	$(ONE_THREAD) $(BIN)/python -m pytest -q
 
 faults: $(READY) ## every fault of docs/faults.md injected for real, the slow ones too (5 minutes)
