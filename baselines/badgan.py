@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.losses import annealing, conditional_entropy, feature_matching, unlabelled_loss
-from baselines.nets import Style, conv_small, data_dependent_, dense, dense_generator, generator
+from baselines.losses import annealing, conditional_entropy, feature_matching, set_rate, unlabelled_loss
+from baselines.nets import Style, fit_players_, players
 from models.method import Batch, Data, Method, Spec
 from models.nets import normal_
 from models.noise import Noise
@@ -70,12 +70,8 @@ class BadGAN(Method):
         c = config
         style = Style("weight", "weight", slope=c.slope, dropout=c.dropout, whole_channels=True)
         style = replace(style, input_noise=c.input_noise, input_dropout=c.input_dropout)
-        if c.nets == "svhn":
-            self.discriminator = conv_small(style, spec.shape[0], c.components)
-            self.generator = generator(c.z_dim, spec.shape)
-        else:
-            self.discriminator = dense(style, spec.shape, [c.hidden] * 3, c.components)
-            self.generator = dense_generator(c.z_dim, spec.shape, [c.hidden] * 2)
+        small = None if c.nets == "svhn" else c.hidden
+        self.discriminator, self.generator = players(style, spec.shape, c.components, c.z_dim, small)
         normal_(self, noise, c.init_std)
         self.register_buffer("steps", torch.zeros((), device=noise.device))
         self.register_buffer("rate", torch.tensor(c.learning_rate, device=noise.device))
@@ -86,11 +82,7 @@ class BadGAN(Method):
 
     def prepare(self, data: Data) -> None:
         """Weight normalisation by some labelled examples and as many generated ones."""
-        assert data.x_labelled is not None, "it needs labelled examples"
-        n, noise = self.config.init_examples, data.noise
-        chosen = data.x_labelled[noise.permutation(len(data.x_labelled))[:n]]
-        data_dependent_(self.generator, noise.uniform(n, self.config.z_dim))
-        data_dependent_(self.discriminator, 2 * data.scale * chosen.float() - 1, noise)
+        fit_players_(self.discriminator, self.generator, data, self.config.init_examples, self.config.z_dim)
 
     def generate(self, n: int, noise: Noise) -> Tensor:
         """G's images in [-1, 1], [n, C, H, W]."""
@@ -132,8 +124,7 @@ class BadGAN(Method):
         """Sets the rate of both players for this step."""
         c = self.config
         self.rate.copy_((c.learning_rate * annealing(self.steps, c.schedule)).clamp(min=c.least_rate))
-        for adam in (self.d_adam, self.g_adam):
-            adam.param_groups[0]["lr"] = self.rate  # which a restored optimiser has a copy of
+        set_rate(self.rate, self.d_adam, self.g_adam)
         self.steps += 1
 
     def predict(self, x: Tensor) -> Tensor:

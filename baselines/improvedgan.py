@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.losses import annealing, feature_matching, unlabelled_loss
-from baselines.nets import Style, conv_small, data_dependent_, dense, dense_generator, generator
+from baselines.losses import annealing, feature_matching, set_rate, unlabelled_loss
+from baselines.nets import Style, fit_players_, players
 from models.method import Batch, Data, Method, Spec
 from models.nets import Averaged, normal_
 from models.noise import Noise
@@ -64,12 +64,8 @@ class ImprovedGAN(Method):
         super().__init__(config, spec, noise)
         c = config
         style = Style("weight", "weight", slope=c.slope, input_dropout=c.input_dropout, dropout=c.dropout)
-        if c.nets == "svhn":
-            self.discriminator = conv_small(style, spec.shape[0], c.components)
-            self.generator = generator(c.z_dim, spec.shape)
-        else:
-            self.discriminator = dense(style, spec.shape, [c.hidden] * 3, c.components)
-            self.generator = dense_generator(c.z_dim, spec.shape, [c.hidden] * 2)
+        small = None if c.nets == "svhn" else c.hidden
+        self.discriminator, self.generator = players(style, spec.shape, c.components, c.z_dim, small)
         normal_(self, noise, c.init_std)
         self.average = Averaged(self.discriminator, c.average_rate, start="zero")
         self.register_buffer("steps", torch.zeros((), device=noise.device))
@@ -82,11 +78,7 @@ class ImprovedGAN(Method):
 
     def prepare(self, data: Data) -> None:
         """Weight normalisation by some labelled examples and as many generated ones."""
-        assert data.x_labelled is not None, "it needs labelled examples"
-        n, noise = self.config.init_examples, data.noise
-        chosen = data.x_labelled[noise.permutation(len(data.x_labelled))[:n]]
-        data_dependent_(self.generator, noise.uniform(n, self.config.z_dim))
-        data_dependent_(self.discriminator, 2 * data.scale * chosen.float() - 1, noise)
+        fit_players_(self.discriminator, self.generator, data, self.config.init_examples, self.config.z_dim)
         for mine, other in zip(self.average.net.parameters(), self.discriminator.parameters(), strict=True):
             if not other.requires_grad:  # a scale that stays as it is from here on, so that its average is itself
                 mine.copy_(other)
@@ -124,8 +116,7 @@ class ImprovedGAN(Method):
     def _anneal(self) -> None:
         """Sets the rate of both players for this step."""
         self.rate.copy_(self.config.learning_rate * annealing(self.steps, self.config.schedule))
-        for adam in (self.d_adam, self.g_adam):
-            adam.param_groups[0]["lr"] = self.rate  # which a restored optimiser has a copy of
+        set_rate(self.rate, self.d_adam, self.g_adam)
         self.steps += 1
 
     def predict(self, x: Tensor) -> Tensor:

@@ -53,6 +53,12 @@ def decayed(rate: float, factor: float, every: int, epoch: Tensor) -> Tensor:
     return rate * torch.pow(factor, torch.div(epoch, every, rounding_mode="floor").float())
 
 
+def set_rate(rate: Tensor, *optimizers: torch.optim.Optimizer) -> None:
+    """Gives them the learning rate of this step: a tensor that stays theirs, where a restored optimiser has a copy."""
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["lr"] = rate
+
+
 def descend(loss: Tensor, parameters: Sequence[Tensor], *optimizers: torch.optim.Optimizer) -> None:
     """One step on `loss` of these parameters alone."""
     for optimizer in optimizers:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from models.method import Data
 from models.nets import conv, linear, transposed
 from models.noise import Noise
 
@@ -250,6 +251,15 @@ def dense_generator(z_dim: int, shape: Sequence[int], hidden: Sequence[int], y_d
     return Chain([*layers, last, nn.Unflatten(1, tuple(shape))])
 
 
+def players(
+    style: Style, shape: Sequence[int], n_classes: int, z_dim: int, hidden: int | None
+) -> tuple[Classifier, Chain]:
+    """D and G of feature matching: `conv_small` and its generator; with `hidden` units MLPs of three and two layers."""
+    if hidden is None:
+        return conv_small(style, shape[0], n_classes), generator(z_dim, shape)
+    return dense(style, shape, [hidden] * 3, n_classes), dense_generator(z_dim, shape, [hidden] * 2)
+
+
 class Repeated(Noise):
     """A stream whose masks and noise are drawn in the first pass through a net and come again in every later one.
 
@@ -299,6 +309,14 @@ def data_dependent_(net: nn.Module, x: Tensor, noise: Noise | None = None, y: Te
     """
     with _fitting(net):
         net(x, noise) if y is None else net(x, noise, y)
+
+
+def fit_players_(discriminator: Classifier, generator: Chain, data: Data, n: int, z_dim: int) -> None:
+    """Fits the weight normalisation of G to n z, uniform in [0, 1), and of D to as many labelled examples in [-1, 1]."""
+    assert data.x_labelled is not None, "it needs labelled examples"
+    chosen = data.x_labelled[data.noise.permutation(len(data.x_labelled))[:n]]
+    data_dependent_(generator, data.noise.uniform(n, z_dim))
+    data_dependent_(discriminator, 2 * data.scale * chosen.float() - 1, data.noise)
 
 
 @torch.no_grad()

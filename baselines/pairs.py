@@ -72,5 +72,5 @@ def composition(epoch: Tensor, n: int) -> Tensor:
 
 def descend(loss: Tensor, parameters: Sequence[Tensor], adam: torch.optim.Optimizer, rate: Tensor) -> None:
     """One step on `loss` of these parameters alone, at a rate that a schedule may have changed."""
-    adam.param_groups[0]["lr"] = rate  # which a restored optimiser has a copy of
+    losses.set_rate(rate, adam)
     losses.descend(loss, parameters, adam)
