@@ -1,6 +1,7 @@
 """ALI, Adversarially Learned Inference (Dumoulin et al., 2016): AMM's nets without y, and k-means on the embedding.
 
-The game is AMM's with pairs (x, z) and z ~ N(0, I): what it scores, AMM owes to its mixture.
+The game is AMM's with pairs (x, z) and z ~ N(0, I), and like ALI's own it has no gradient penalty unless a suite asks for it:
+what AMM scores above it, it owes to its mixture or to its penalty.
 
 Departures from ALI's own code (IshmaelBelghazi/ALI): the layer tables are AMM's, so that the two can be compared; for
 the same reason Adam's 2e-4 and N(0, 0.02²) kernels instead of 1e-4 and N(0, 0.01²), and an output bias that starts at 0

@@ -9,8 +9,9 @@ features of two generated images, stands for -H[p(G(z))] (section 5.1). The low-
 D moves, then G against what it has become, on z drawn afresh.
 
 Follows kimiyoung/ssl_bad_gan, svhn_trainer.py, config.py and model.py: weights, nets, initialisation by data, Adam, schedule.
-Departures: the rate falls with every step, there once an epoch; labels and unlabelled examples are the suite's, there 100 labels
-of each class and all 73,257 images.
+Departures: the rate falls with every step, there once an epoch; all weights start from N(0, 0.05²), there those of
+weight-normalised layers alone and PyTorch's default in G's others; labels and unlabelled examples are the suite's, there 100
+labels of each class and all 73,257 images.
 
 Pitfalls: that code never stops and prints the lowest test error so far, so the published 4.25 ± 0.03 may be picked on the
 test set; nothing says how many seeds. Here the last step counts. The entropy term makes D sure of its mistakes too, hence its

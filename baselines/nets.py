@@ -10,7 +10,7 @@ classes as TripleGAN does it. The weights hold no values yet: `models.nets.norma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -222,9 +222,7 @@ def dense(style: Style, shape: Sequence[int], hidden: Sequence[int], n_classes: 
     return Classifier(Chain(layers), _head(style, hidden[-1], n_classes))
 
 
-def generator(
-    z_dim: int = 100, shape: Sequence[int] = (3, 32, 32), y_dim: int = 0, channels: int = 512, momentum: float = 0.1
-) -> Chain:
+def generator(z_dim: int = 100, shape: Sequence[int] = (3, 32, 32), y_dim: int = 0, channels: int = 512) -> Chain:
     """Images in (-1, 1) from z [B, z_dim], for square sides divisible by 8: 4 -> 8 -> 16 -> 32, channels 512, 256, 128.
 
     With `y_dim` it is called as generator(z, None, y), y one-hot [B, y_dim]. ValueError: sides that it cannot make.
@@ -234,10 +232,10 @@ def generator(
         raise ValueError(f"the generator makes squares with sides divisible by 8, not {height}x{side}")
     c, start = channels, side // 8
     first = linear(z_dim + y_dim, c * start**2, bias=False)
-    layers: list[nn.Module] = [Block(first, "batch", nn.ReLU(), momentum), nn.Unflatten(1, (c, start, start))]
+    layers: list[nn.Module] = [Block(first, "batch", nn.ReLU()), nn.Unflatten(1, (c, start, start))]
     for n in (c, c // 2):
         layer = transposed(n + y_dim, n // 2, 5, 2, 2, bias=False, output_padding=1)
-        layers.append(Block(layer, "batch", nn.ReLU(), momentum))
+        layers.append(Block(layer, "batch", nn.ReLU()))
     last = transposed(c // 4 + y_dim, colours, 5, 2, 2, output_padding=1)
     return Chain([*layers, Block(last, "weight", nn.Tanh(), train_g=True, init_std=0.1)])
 
@@ -302,13 +300,13 @@ def _fitting(net: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def data_dependent_(net: nn.Module, x: Tensor, noise: Noise | None = None, y: Tensor | None = None) -> None:
+def data_dependent_(net: nn.Module, x: Tensor, noise: Noise | None = None) -> None:
     """Fits weight-normalised layers, first to last, to examples x: pre-activations of mean 0 and the block's `init_std`.
 
     `noise` is what training will drop and blur with. Repeating it with the same x changes nothing more.
     """
     with _fitting(net):
-        net(x, noise) if y is None else net(x, noise, y)
+        net(x, noise)
 
 
 def fit_players_(discriminator: Classifier, generator: Chain, data: Data, n: int, z_dim: int) -> None:
@@ -317,19 +315,3 @@ def fit_players_(discriminator: Classifier, generator: Chain, data: Data, n: int
     chosen = data.x_labelled[data.noise.permutation(len(data.x_labelled))[:n]]
     data_dependent_(generator, data.noise.uniform(n, z_dim))
     data_dependent_(discriminator, 2 * data.scale * chosen.float() - 1, data.noise)
-
-
-@torch.no_grad()
-def refit_statistics(net: nn.Module, batches: Iterable[Tensor], noise: Noise | None = None) -> None:
-    """Running statistics of batch normalisation become the plain means over these batches, whatever they were."""
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)]
-    momenta, training = [layer.momentum for layer in layers], net.training
-    net.train()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # PyTorch then takes the plain mean
-    for x in batches:
-        net(x, noise)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    net.train(training)

@@ -8,7 +8,7 @@ D tells true pairs from pairs (G(y, z), y) and from pairs (x, C(x)), C(x) being 
 
 with R_L the cross-entropy of labelled examples, B that of the uniform distribution to the batch's mean of p(y | x), R_P that
 of generated pairs, from epoch 200 on. A tenth of D's true pairs are labelled; the others are unlabelled x with C(x), taken as if
-they were true. Classes are those of an average of C's weights and statistics that starts at zero.
+they were true. Classes are those of an average of C's weights, from zero on, and of its statistics, from the net's own.
 
 Follows zhenxuan00/triple-gan, x2y_yz2x_xy2p_ssl_svhn.py and components/objectives.py. Departures: C's pass on a batch serves D
 and C alike, one set of generated images serves all three players, and D's true and false pairs with C(x) come from one batch,

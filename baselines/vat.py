@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.losses import conditional_entropy
-from baselines.nets import Classifier, Repeated, Style, conv_large, conv_small, dense, refit_statistics
+from baselines.nets import Classifier, Repeated, Style, conv_large, conv_small, dense
 from baselines.perturbation import kl_divergence, worst_direction
 from models.method import Batch, Data, Method, Spec
-from models.nets import fan_in_, running_statistics_kept
+from models.nets import fan_in_, refit_statistics, running_statistics_kept
 from models.noise import Noise
 
 
@@ -138,7 +138,11 @@ class VAT(Method):
         x, noise, c = data.x_labelled, data.noise, self.config
         assert x is not None, "the statistics are those of labelled examples"
         chosen = (noise.permutation(len(x))[: c.refit_batch] for _ in range(c.refits))
-        refit_statistics(self.net, (self._scaled(x[index].float() * data.scale) for index in chosen), noise)
+        training = self.net.training
+        self.net.train()  # for the dropout
+        batches = (self._scaled(x[index].float() * data.scale) for index in chosen)
+        refit_statistics(self.net, lambda batch: self.net(batch, noise), batches)
+        self.net.train(training)
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class, int64 [B]."""

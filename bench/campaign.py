@@ -24,7 +24,7 @@ from tabulate import tabulate
 
 from bench import run
 from bench.errors import UserError
-from bench.files import write_output
+from bench.files import given_path, write_output
 from bench.plan import method_class, trials
 from bench.record import FINAL, is_of, parse, read, record_path
 from bench.seeds import spans
@@ -210,14 +210,24 @@ def _command(suite: str, row: str, seeds: Sequence[int]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes are those of `bench.run`."""
-    parser = argparse.ArgumentParser(prog="python -m bench.campaign", description="Fill the paper's tables by value.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.campaign",
+        description="Fill the paper's tables by value.",
+        epilog="All other options, such as --time-budget 9m, go to bench.run.",
+    )
     parser.add_argument("--plan", action="store_true", help="print what is there and what comes next, and stop")
-    parser.add_argument("--merge", type=Path, metavar="DIR", help="bring the results of a campaign home, and stop")
+    parser.add_argument(
+        "--merge", type=given_path, metavar="DIR", help="bring the results of a campaign home, and stop"
+    )
     parser.add_argument("--allow-mixed", action="store_true", help="merge results of other code than those at home")
     parser.add_argument("--suite", action="append", choices=SUITES, help="only this one; may be given several times")
-    parser.add_argument("--out", type=Path, default=Path("results/runs"), help="where it runs (default: %(default)s)")
-    parser.add_argument("--home", type=Path, default=Path("results/runs"), help="your records (default: %(default)s)")
-    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=given_path, default=Path("results/runs"), help="where it runs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--home", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
+    )
+    parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
     own, rest = parser.parse_known_args(argv)
     try:
         if own.merge:

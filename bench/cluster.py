@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import re
 import signal
 import sys
 import threading
@@ -226,6 +227,10 @@ def opened(
         from distributed import Client
     except ModuleNotFoundError as error:
         raise UserError(f"--backend dask needs the module {error.name!r}; pip install 'amm-bench[dask]'") from None
+    if scheduler and not re.fullmatch(
+        r"(\w+://)?[^\s/]+:\d+", scheduler
+    ):  # of another the client would complain for long
+        raise UserError(f"--scheduler {scheduler}: expected an address such as tcp://host:8786")
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it repeats what our lines say
     with ExitStack() as stack:
         address = scheduler or stack.enter_context(_local(devices))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.files import write_atomic, write_output
+from bench.files import given_path, write_atomic, write_output
 from bench.record import FINAL, read
 
 LIVE = ".curve.jsonl"
@@ -126,13 +126,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.curves", description="The curves of all trials, also while they run."
     )
-    parser.add_argument("out", type=Path, nargs="?", help="a file of JSON lines")
-    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="event files below this new folder instead")
+    parser.add_argument("out", type=given_path, nargs="?", help="a file of JSON lines")
+    parser.add_argument(
+        "--tensorboard", type=given_path, metavar="DIR", help="event files below this new folder instead"
+    )
     parser.add_argument(
         "--watch", type=float, metavar="S", help="with --tensorboard: look for new points every S seconds"
     )
-    parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="default: %(default)s")
-    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument("--runs", type=given_path, default=Path("results/runs"), help="default: %(default)s")
+    parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
     options = parser.parse_args(argv)
     roots = options.reference, options.runs
     try:

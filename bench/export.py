@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.files import write_output
+from bench.files import given_path, write_output
 from bench.record import read
 
 DROPPED = (
@@ -67,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     what = parser.add_subparsers(dest="what", required=True)
     table = what.add_parser("records", help="all records as one CSV")
-    table.add_argument("out", type=Path)
-    table.add_argument("--runs", type=Path, default=Path("results/runs"), help="default: %(default)s")
-    table.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
+    table.add_argument("out", type=given_path)
+    table.add_argument("--runs", type=given_path, default=Path("results/runs"), help="default: %(default)s")
+    table.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
     weights = what.add_parser("model", help="the weights of a trial that ran with --keep-weights, as safetensors")
-    weights.add_argument("record", type=Path)
-    weights.add_argument("out", type=Path)
+    weights.add_argument("record", type=given_path)
+    weights.add_argument("out", type=given_path)
     options = parser.parse_args(argv)
     try:
         records_of = options.what == "records"

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bench.data import Dataset, load_for
 from bench.errors import UserError
-from bench.files import write_output
+from bench.files import given_path, write_output
 from bench.lines import ABSENT, line, results
 from bench.plan import trials
 from bench.record import record_path
@@ -46,6 +46,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
 }
 EACH = 10  # images of a component, pairs of a reconstruction, points of an interpolation
+POINTS = 200  # drawn from a component in the plane
 MOMENTS = 20  # scorings at which what a component drew is shown
 PROJECTED = 2000  # test images in the t-SNE projection
 
@@ -125,6 +126,25 @@ class Pictures:
         alt = f"One row for each of {self.k} components: on the left test images given to it, on the right images drawn from it"
         return Picture("components", alt, figure)
 
+    def points(self) -> Picture:
+        """What `components` shows, for data in the plane."""
+        noise = self._noise("components")
+        drawn = self.method.sample(torch.arange(self.k, device=self.x.device).repeat_interleave(POINTS), noise)  # type: ignore[operator]
+        figure = _figure(6.0, 3.2)
+        left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+        for axis, title, found, component in (
+            (left, "test points", self.x, self.clusters),
+            (right, "drawn from the component", drawn, torch.arange(self.k).repeat_interleave(POINTS)),
+        ):
+            for k in range(self.k):
+                mine = found[component.to(found.device) == k].flatten(1).cpu().numpy()
+                axis.scatter(*mine.T, s=4, color=COLOURS[k % len(COLOURS)], linewidths=0, label=str(k))
+            axis.set_title(title)
+            axis.set_aspect("equal")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside right center", title="component", markerscale=2)
+        alt = f"On the left the test points given to each of {self.k} components, on the right {POINTS} points drawn from each"
+        return Picture("components", alt, figure)
+
     def clusters_by_class(self) -> Picture:
         """Figures 2b, 3d and 4f: components by class, with the numbers of test images; rows in the order of their class."""
         counts = np.array(self.record["result"]["confusion"]["predict"])
@@ -202,13 +222,15 @@ class Pictures:
 
     def made(self) -> list[Picture]:
         """All pictures that the method can make: it has what they ask of it."""
-        asked: dict[Callable[[], Picture], str] = {
-            self.components: "sample",
-            self.clusters_by_class: "predict",
-            self.reconstructions: "reconstruct",
-            self.interpolations: "interpolate",
-            self.projection: "embed",
-        }
+        asked: dict[Callable[[], Picture], str] = {self.clusters_by_class: "predict", self.projection: "embed"}
+        if self.data.spec.images:
+            asked |= {
+                self.components: "sample",
+                self.reconstructions: "reconstruct",
+                self.interpolations: "interpolate",
+            }
+        else:
+            asked |= {self.points: "sample"}
         found = []
         for make, member in asked.items():
             if hasattr(self.method, member):
@@ -216,7 +238,7 @@ class Pictures:
                     found.append(make())
             else:
                 print(f"{make.__name__}: {self.trial.method} cannot make it", file=sys.stderr)
-        if self.drawn:
+        if self.drawn and self.data.spec.images:
             found.append(self.over_time())
         return found
 
@@ -295,10 +317,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--row", help="a row of the suite; without it all rows are compared")
     parser.add_argument("--seed", type=int, default=0, help="of the trained trial (default: %(default)s)")
     parser.add_argument("--budget", default="paper", help="default: %(default)s")
-    parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="your records (default: %(default)s)")
-    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
-    parser.add_argument("--data-root", type=Path, help="folder of datasets (default: AMM_DATA_ROOT, else data)")
-    parser.add_argument("--out", type=Path, default=Path("results/figures"), help="default: %(default)s")
+    parser.add_argument(
+        "--runs", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
+    )
+    parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument("--data-root", type=given_path, help="folder of datasets (default: AMM_DATA_ROOT, else data)")
+    parser.add_argument("--out", type=given_path, default=Path("results/figures"), help="default: %(default)s")
     options = parser.parse_args(argv)
     try:
         _make(options)

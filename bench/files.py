@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,13 @@ from bench.errors import UserError
 
 STALE_S = 600.0  # after which nobody writes a part any more
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # a file system that has no hard links
+
+
+def given_path(text: str) -> Path:
+    """A path from the command line, for argparse, which says what is wrong: an unset variable must not be the current folder."""
+    if not text.strip():
+        raise ArgumentTypeError("expected a path, got an empty one")
+    return Path(text)
 
 
 def write_output(path: Path, content: str | bytes) -> None:

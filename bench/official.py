@@ -62,6 +62,7 @@ def _fetch(
     `get` downloads, into a temporary folder, and returns the folder that then holds the files. What the user put there is
     checked, never replaced.
     """
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".part-", dir=root) as part, _patience(30.0):
@@ -73,6 +74,9 @@ def _fetch(
                     os.replace(came / name, folder / name)
     # URLError, timeouts and a full or read-only disk are OSErrors; a broken proxy or redirect raises the last two
     except (RuntimeError, OSError, EOFError, HTTPException, ValueError) as error:
+        with contextlib.suppress(OSError):  # a mistyped folder does not stay
+            for empty in made:
+                empty.rmdir()
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]  # torchvision's last line is the reason
         raise UserError(
             f"{what} is not in {folder} and cannot be fetched from {where} ({reason}): put {', '.join(needed)} there, "

@@ -104,6 +104,8 @@ def _check_labels(suite: Suite, labels: int, cls: type[Method], config: Mapping[
         raise UserError(f"{where}: {cls.__name__} learns from labels; give the suite labels: N")
     classes = SOURCES[suite.data].n_classes
     found = config.get("components", classes)
+    if isinstance(found, int) and found < 1:
+        raise UserError(f"{where}: components: expected at least 1, got {found}")
     if suite.task == "classification" and found != classes:
         raise UserError(f"{where}: components: {found}, but {suite.data} has {classes} classes to tell apart")
 

@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from bench import figures
 from bench.errors import UserError
-from bench.files import write_output
+from bench.files import given_path, write_output
 from bench.lines import ABSENT, Line, printed
 from bench.plan import trials
 from bench.record import record_path
@@ -220,9 +220,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--suite", action="append", help="only this one; may be given several times (default: all with records)"
     )
-    parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="your records (default: %(default)s)")
-    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("results/report"), help="without .html (default: %(default)s)")
+    parser.add_argument(
+        "--runs", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
+    )
+    parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument(
+        "--out", type=given_path, default=Path("results/report"), help="without .html (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     try:
         suites = [load_suite(name) for name in options.suite or names()]

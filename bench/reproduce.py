@@ -17,7 +17,7 @@ from pathlib import Path
 from bench import run, table
 from bench.errors import UserError
 from bench.estimate import total
-from bench.files import write_output
+from bench.files import given_path, write_output
 from bench.progress import duration
 from bench.suite import Trial, load_suite
 from bench.yaml_strict import unknown
@@ -28,12 +28,16 @@ ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes are those of `bench.run`; the tables are written however far the trials got."""
-    parser = argparse.ArgumentParser(prog="python -m bench.reproduce", description="Reproduce a table of the paper.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.reproduce",
+        description="Reproduce a table of the paper.",
+        epilog="All other options, such as --budget quick, go to bench.run.",
+    )
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--suite", help="run this suite of the table only (default: all)")
     parser.add_argument("--yes", action="store_true", help="do not ask before a long run without a GPU")
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="where the tables go (default: %(default)s)"
+        "--results", type=given_path, default=Path("results"), help="where the tables go (default: %(default)s)"
     )
     own, rest = parser.parse_known_args(argv)
     try:

@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UserError
+from bench.files import given_path
 from bench.seeds import parse_seeds
 from bench.suite import Suite, Trial, load_suite, names
 from bench.yaml_strict import unknown
 
 UNFINISHED, FAILED = 3, 1  # exit codes beside 0 and 2
+MOST = 1024  # threads or processes that anybody can mean
 MEMORY_EACH = 8 * 2**30  # bytes that a trial on a CPU may need, SVHN at its batch of 100 among them
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -37,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
         "--budget", default="paper", help="how long to train: a budget of the suite (default: %(default)s)"
     )
     found.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
-    found.add_argument("--data-root", type=Path, help="folder of datasets (default: AMM_DATA_ROOT, else data)")
+    found.add_argument("--data-root", type=given_path, help="folder of datasets (default: AMM_DATA_ROOT, else data)")
     found.add_argument(
-        "--out", type=Path, default=Path("results/runs"), help="root of the records (default: %(default)s)"
+        "--out", type=given_path, default=Path("results/runs"), help="root of the records (default: %(default)s)"
     )
     found.add_argument("--time-budget", help="stop, resumable, after this long: 90s, 9m, 2h")
     found.add_argument(
@@ -78,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 all trials have a result, 1 some failed, 2 bad input, 3 not finished, 128 + n stopped by signal n."""
     options = parser().parse_args(argv)
     try:
+        _refuse_unused(options)
         if options.command == "list":
             return show_suites()
         if not options.suite:
@@ -92,6 +95,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:  # while nothing was running yet
         return 130
+
+
+def _refuse_unused(options: argparse.Namespace) -> None:
+    """UserError for an option whose wish the command would pass over; how to run may be said to `status` too."""
+    asks = ("dry_run", "print_commands")
+    unread = {"list": ("suite", "only", "seeds", "watch", *asks), "status": asks, "run": ("watch",)}
+    for name in unread[options.command]:
+        if getattr(options, name) not in (None, False):
+            raise UserError(f"--{name.replace('_', '-')}: {options.command} does not read it; remove it")
 
 
 def show_suites() -> int:
@@ -152,6 +164,9 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     from bench.engine import require_device  # imports torch
 
     left = unfinished(trials, options.out)
+    share = _positive("--share", options.share)
+    if options.dry_run and options.print_commands:
+        raise UserError("--dry-run and --print-commands: choose one")
     if options.print_commands:
         from bench.commands import lines
 
@@ -174,7 +189,6 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     from bench.dispatch import Dispatcher, Plan
     from bench.progress import Board
 
-    share = _positive("--share", options.share)
     out, root = _writable(options.out), options.data_root
     how = (root, options.checkpoint_every, seconds, options.keep_weights, share, options.engine)
     fetch(left[0], root)
@@ -267,8 +281,8 @@ def parse_duration(text: str) -> float:
 
 
 def _positive(name: str, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise UserError(f"{name}: expected a number of at least 1, got {value}")
+    if value is not None and not 1 <= value <= MOST:
+        raise UserError(f"{name}: expected a number from 1 to {MOST}, got {value}")
     return value
 
 

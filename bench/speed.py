@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -33,9 +32,9 @@ from bench import overhead, plain, process, provenance
 from bench.engine import Mode
 from bench.errors import UserError
 from bench.estimate import made_up
-from bench.files import write_output
+from bench.files import given_path, write_output
 from bench.plan import trials
-from bench.run import cores
+from bench.run import cores, device_slots
 from bench.suite import Trial, load_suite
 from bench.trainer import Run
 from models.method import Batch
@@ -158,8 +157,8 @@ def trial_of(row: str) -> Trial:
     """The trial of "suite/row" or "suite/row@batch"; UserError for one that does not exist."""
     path, _, batch = row.partition("@")
     suite, slash, name = path.partition("/")
-    if not slash or (batch and not batch.isdigit()):
-        raise UserError(f"--rows: expected SUITE/ROW or SUITE/ROW@BATCH, got {row!r}")
+    if not slash or (batch and not (batch.isdecimal() and int(batch))):
+        raise UserError(f"a row to time is SUITE/ROW or SUITE/ROW@BATCH, got {row!r}")
     trial = trials(load_suite(suite), "paper", [name], [0])[0]
     return replace(trial, batch=int(batch)) if batch else trial
 
@@ -369,7 +368,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--rounds", type=int, default=9, metavar="N", help="rounds of turns (default: %(default)s)")
     found.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
     found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
-    found.add_argument("--out", type=Path, metavar="STEM", help="write STEM.md, and STEM.json with all samples")
+    found.add_argument("--out", type=given_path, metavar="STEM", help="write STEM.md, and STEM.json with all samples")
     found.add_argument("--worker", choices=("plain", "eager", "graph", "product"), help=argparse.SUPPRESS)
     return found
 
@@ -409,6 +408,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = options.rows or ROWS
         if options.worker:
             return work(options.worker, rows[0], options.device, options.threads)
+        device_slots(options.device, 1)  # refuses a device that is not there
         found = benchmark(rows, options.device, options.threads, options.rounds)
         print(render(found), end="")
         if options.out:

@@ -19,7 +19,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bench.errors import UserError
-from bench.files import write_output
+from bench.files import given_path, write_output
 from bench.lines import ABSENT, results
 from bench.statistics import Record, lookup, summarise, welch
 from bench.suite import Row, Suite, load_suite
@@ -148,9 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
     parser.add_argument("--budget", default="paper", help="default: %(default)s")
-    parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="your records (default: %(default)s)")
-    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, required=True, help="the two files to write, without .md and .png")
+    parser.add_argument(
+        "--runs", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
+    )
+    parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument("--out", type=given_path, required=True, help="the two files to write, without .md and .png")
     options = parser.parse_args(argv)
     try:
         suite = load_suite(options.suite)

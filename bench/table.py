@@ -21,7 +21,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from bench.errors import UserError
-from bench.files import write_output
+from bench.files import given_path, write_output
 from bench.lines import ABSENT, Line, label, line, printed, scores, stored
 from bench.plan import trials
 from bench.statistics import Record
@@ -295,10 +295,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.table", description="Print or write the table of a suite.")
     parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
     parser.add_argument("--budget", default="paper", help="budget of your runs (default: %(default)s)")
-    parser.add_argument("--runs", type=Path, default=Path("results/runs"), help="your records (default: %(default)s)")
-    parser.add_argument("--reference", type=Path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument(
+        "--runs", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
+    )
+    parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
     parser.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown")
-    parser.add_argument("--out", type=Path, help="file to replace; default: standard output")
+    parser.add_argument("--out", type=given_path, help="file to replace; default: standard output")
     parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a row of yours lacks results")
     options = parser.parse_args(argv)

@@ -238,7 +238,7 @@ class Run:
         with torch.no_grad():
             self.method.finish(data.train)
             validation, test = self.predictions(data.x_validation), self.predictions(data.x_test)
-            if hasattr(self.method, "sample"):
+            if hasattr(self.method, "sample") and data.spec.images:
                 self.drawn.append(self._draw(n_clusters))
         self.method.train()
         scores = metrics.evaluate(

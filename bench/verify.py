@@ -25,7 +25,7 @@ import numpy as np
 
 from bench import campaign, metrics, speed, study, table
 from bench.errors import UserError
-from bench.files import write_output
+from bench.files import given_path, write_output
 from bench.plan import trials
 from bench.record import is_of, read, record_path
 from bench.reproduce import ENDINGS, TABLES, text
@@ -298,7 +298,7 @@ def report(found: Iterable[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 all is true, 1 findings, 2 bad input."""
     parser = argparse.ArgumentParser(prog="python -m bench.verify", description=(__doc__ or "").partition(":")[0] + ".")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="default: %(default)s")
+    parser.add_argument("--results", type=given_path, default=Path("results"), help="default: %(default)s")
     parser.add_argument("--write", action="store_true", help="first make the tables and the list of sums anew")
     options = parser.parse_args(argv)
     try:

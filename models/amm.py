@@ -50,8 +50,10 @@ class AMMConfig:
     )
     penalty_norm: Literal["joint", "each"] = "joint"  # section 4.1: one norm of the gradient in x, y and z; or one each
     penalty_on: Literal["logit", "probability"] = "logit"  # what D is in Eq. 18; not said in the paper
-    schedule: Literal["simultaneous", "alternating"] = "simultaneous"  # section 2.3, ALI
-    d_steps: int = 1  # updates of D per update of the generators, alternating only; not said in the paper
+    schedule: Literal["simultaneous", "alternating"] = (
+        "simultaneous"  # Algorithm 1 takes all losses before any update; ALI
+    )
+    d_steps: int = 1  # updates of D per update of the generators, alternating only; Algorithm 1 has one
     saturating: bool = False  # generators minimise Eq. 13 itself instead of Algorithm 2's losses
     learning_rate: float = 2e-4  # α (section 4)
     d_learning_rate: float | None = None  # of D; α unless given
@@ -71,8 +73,11 @@ class AMMConfig:
             raise ValueError(f"d_steps must be at least 1, got {self.d_steps}")
         if self.schedule == "simultaneous" and self.d_steps != 1:
             raise ValueError("d_steps other than 1 needs schedule: alternating")
-        if self.penalty_between != "sides" and self.penalty != "gradient":
-            raise ValueError("penalty_between other than sides needs penalty: gradient")
+        for name, usual in (("penalty_between", "sides"), ("penalty_norm", "joint"), ("penalty_on", "logit")):
+            if getattr(self, name) != usual and self.penalty != "gradient":
+                raise ValueError(f"{name} other than {usual} needs penalty: gradient")
+        if not 0 <= self.average_rate <= 1:
+            raise ValueError(f"average_rate must lie between 0 and 1, got {self.average_rate}")
 
 
 class AMM(Method):
@@ -118,7 +123,10 @@ class AMM(Method):
     # the two sides of the game
 
     def encode(self, x: Tensor, noise: Noise | None) -> dict[str, Tensor]:
-        """Rows yμ, y, zμ, z of q(y, z | x), each [B, channels, 1, 1]; without `noise`, y = softmax(μ) and z = μ."""
+        """Rows yμ, y, zμ, z of q(y, z | x), each [B, channels, 1, 1]; without `noise`, y = softmax(μ) and z = μ.
+
+        Under Eq. 6 z is drawn given ŷ, as Algorithm 1 has it; Eq. 10 prints h_y(x), its logits.
+        """
         h: dict[str, Tensor] = self._y_net()(noise, x=x)
         if self.config.y_sample == "straight_through":
             h["y"] = straight_through(h["y"])
@@ -234,17 +242,18 @@ class AMM(Method):
     def finish(self, data: Data) -> None:
         """Averaged encoders get running statistics of their own, from some training examples, without dropout as in answers."""
         if self.averages:
-            some = islice(data.batches(1000), STATISTICS)
+            some = (x for x in islice(data.batches(1000), STATISTICS) if len(x) > 1)  # one example has no variance
             refit_statistics(self.averages, lambda x: self.encode(x, None), some)
 
     def predict(self, x: Tensor) -> Tensor:
         """The category with the largest μ_y(x), int64 [B]."""
-        return self.predictions(x)["predict"]
+        return self._y_net()(None, "yμ", x=x)["yμ"].flatten(1).argmax(1)
 
     def predictions(self, x: Tensor) -> dict[str, Tensor]:
         """By classifier: `predict`'s; as "bayes" Eq. 19 on μ_z(x), section 4.3.2; as "mode" the likeliest category of q(y | x).
 
-        The paper does not say which of the first and the last is Gy's answer.
+        The paper does not say which of the first and the last is Gy's answer. With `y_noise: fixed` every category has the same
+        noise and they are the same but for the draws that estimate the last.
         """
         h = self.encode(x, None)
         return {
@@ -267,7 +276,7 @@ class AMM(Method):
         return self.encode(x, None)["zμ"].flatten(1)
 
     def sample(self, y: Tensor, noise: Noise) -> Tensor:
-        """Images drawn from the components y, int64 [B]; as [B, C, H, W] in [0, 1]."""
+        """Images drawn from the components y, int64 [B]; as [B, C, H, W] in the range of the data."""
         z = self.prior.sample_z(y, noise)
         return self.decoder(None, y=one_hot(y, self.config.components), z=z)["x"]
 
@@ -285,7 +294,7 @@ class AMM(Method):
         return {name: parameters for name, parameters in found.items() if parameters}
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Gx(ŷ, ẑ) at the means of q(y, z | x)."""
+        """Gx(y, z) at y = softmax(μ_y(x)) and z = μ_z(x)."""
         return self.decoded(self.encode(x, None))
 
     def decoded(self, h: dict[str, Tensor]) -> Tensor:

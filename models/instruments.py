@@ -25,16 +25,18 @@ def read(model: AMM, batch: Batch) -> dict[str, Tensor]:
 
     overlap: how often D finds a tuple of p more like q's than a tuple of q; 0 tells all apart, 1/2 none.
     logit_q_std, logit_p_std: spread of D's logits.
-    slope, slope_std: mean and spread of ‖∇ logit‖ between the sides, which Eq. 18 wants to be 1, as the penalty sees it; no
-        scale of D makes the penalty smaller than the square of the spread. slope_clean_std: the spread without dropout.
+    slope, slope_std: mean and spread of ‖∇ logit‖ between q's and p's tuples, which Eq. 18 wants to be 1, with dropout where
+        the penalty has it, whatever its variant. No scale of D makes that penalty smaller than the square of the spread.
+        slope_clean_std: the spread without dropout.
     slope_x, slope_y, slope_z: mean ‖∇ logit‖ of each input, over both sides.
-    gradient_d, gradient_encoder, gradient_decoder, gradient_prior: norm of each player's gradient.
+    gradient_d, gradient_encoder, gradient_decoder, gradient_prior: norm of the gradient of each player's loss, D's without
+        the penalty.
     entropy_y, entropy_y_given_x: of the mean of ŷ, and the mean over examples of that of a drawn ŷ, in nats. The second is how
         soft ŷ is, not how sure q(y | x) is: noise makes a crisp ŷ too.
     information_y: what y tells about x under q, in nats: the entropy of q(y) less the mean one of q(y | x).
     noise_y: mean σ of Eq. 8.
     means_apart: the smallest distance between two component means.
-    reconstruction: mean squared error of a pixel, at the means of q(y, z | x).
+    reconstruction: mean squared error of a pixel, of `AMM.reconstruct`.
     """
     with running_statistics_kept(model), torch.enable_grad():
         q, p = model.tuples(batch)

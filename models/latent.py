@@ -1,6 +1,6 @@
 """The latent variables: Eqs. 3, 8-10, 12, 19 and 20.
 
-Networks predict means and log-variances. Eqs. 8-10 are rows of the layer tables (μ + ExpN(log σ²), then Softmax for y).
+Networks predict means and log-variances. Eqs. 3 and 8-10 are rows of the layer tables (μ + ExpN(log σ²), then Softmax for y).
 """
 
 from __future__ import annotations

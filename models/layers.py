@@ -157,7 +157,7 @@ class Net(nn.Module):
         noise: draws the kernels from N(0, std^2); biases start at 0 (section 4 of the paper).
         momentum: of the running statistics of batch normalisation.
         pool_first: pool before batch normalisation instead of after the activation.
-        dropout: factor on the table's probabilities.
+        dropout: factor on the table's probabilities. ValueError: one of them would not lie in [0, 1).
     """
 
     def __init__(
@@ -172,6 +172,9 @@ class Net(nn.Module):
     ) -> None:
         super().__init__()
         self.rows = [replace(row, dropout=dropout * row.dropout) for row in table.rows(k)]
+        wrong = [row.dropout for row in self.rows if not 0 <= row.dropout < 1]
+        if wrong:
+            raise ValueError(f"{dropout} times the table's dropout gives a probability of {wrong[0]:g}")
         self.departures = table.departures()
         self.sizes = {
             row.name: (row.channels, *2 * (table.sizes.get(row.name, 1),)) for row in self.rows if not row.inputs

@@ -30,10 +30,15 @@ class Spec:
     shape: tuple[int, int, int]
     n_classes: int
 
+    @property
+    def images(self) -> bool:
+        """Whether examples are pictures, grey or in colours, and not points."""
+        return self.shape[0] in (1, 3)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step gets: examples in [0, 1] (float [B, C, H, W]), the trial's noise, and labelled examples if any.
+    """What one step gets: examples (float [B, C, H, W], images in [0, 1]), the trial's noise, and labelled examples if any.
 
     `index` is where in `Data.x` the examples stand, int64 [B].
     """

@@ -80,11 +80,13 @@ def refit_statistics(net: nn.Module, forward: Callable[[Tensor], object], batche
         layer.reset_running_stats()
         layer.momentum = None  # PyTorch's sign for a plain mean
         layer.train()
-    for batch in batches:
-        forward(batch)
-    for layer, momentum, mode in zip(layers, momenta, training, strict=True):
-        layer.momentum = momentum
-        layer.train(mode)
+    try:
+        for batch in batches:
+            forward(batch)
+    finally:
+        for layer, momentum, mode in zip(layers, momenta, training, strict=True):
+            layer.momentum = momentum
+            layer.train(mode)
 
 
 def normal_(net: M, noise: Noise, std: float) -> M:

@@ -46,7 +46,10 @@ class MixturePrior(nn.Module):
 
     @torch.no_grad()
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Means and log-variances of the components, each [K, d], with the running statistics of Table 4."""
+        """Means and log-variances of the components, each [K, d], with the running statistics of Table 4.
+
+        While it learns, Table 4's dropout and batch normalisation move the means from draw to draw, so that p(z | y) is wider.
+        """
         if self.net is None:
             mean = self.fixed_mean if self.mean is None else self.mean.detach()
             return mean, torch.zeros_like(mean)

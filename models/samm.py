@@ -33,7 +33,8 @@ class SAMM(AMM):
     """Algorithm 2: Algorithm 1 with M tuples of the labelled game beside the M of the unlabelled one.
 
     Every loss of Algorithm 2 is the sum of both games, each with weight 1 / 2M: the mean over the 2M tuples of both, which
-    is what AMM's step takes. No gradient of the labelled game reaches Gy, since y is given there.
+    is what AMM's step takes (of fewer labelled examples than unlabelled ones the labelled game weighs less). No gradient of
+    the labelled game reaches the rows of y, which is given there; the rows before them that z shares learn from both.
     """
 
     Config = SAMMConfig

@@ -416,6 +416,9 @@ def test_averaged_encoders_answer_with_statistics_of_their_own(factorisation: in
         alone = model.encode(x, None)["zμ"]  # normalised by its own batch, which is all of the data
     torch.testing.assert_close(answers[0], alone, rtol=0.05, atol=0.05)  # 24 / 23 in the variance of every layer
     torch.testing.assert_close(answers[1], answers[0][:7])
+    with torch.no_grad():  # a last batch of one example, which has no variance, is left out
+        model.finish(Data(x.repeat(42, 1, 1, 1)[:1001], 1.0, Noise.seeded(0)))
+    assert all(torch.isfinite(b).all() for b in model.averages.buffers())
     assert all(torch.equal(dict(model.named_buffers())[name], b) for name, b in learning.items())
 
 
@@ -502,6 +505,26 @@ def test_the_global_stream_plays_no_part() -> None:
     state = torch.get_rng_state()
     _update(_amm("digits"), _x("digits"))
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"penalty": "roth", "penalty_on": "probability"}, "penalty_on other than logit needs penalty: gradient"),
+        ({"penalty": "none", "penalty_norm": "each"}, "penalty_norm other than joint needs penalty: gradient"),
+        ({"average_rate": 1.5}, "average_rate must lie between 0 and 1, got 1.5"),
+        ({"average_rate": -0.1}, "average_rate must lie between 0 and 1, got -0.1"),
+    ],
+)
+def test_knobs_that_would_be_passed_over_or_make_no_sense_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AMMConfig(**wrong)
+
+
+@pytest.mark.parametrize("knob", ["g_dropout", "d_dropout"])
+def test_a_factor_that_makes_a_dropout_probability_of_one_is_refused(knob: str) -> None:
+    with pytest.raises(ValueError, match="5.0 times the table's dropout gives a probability of 1"):
+        _amm("mnist", **{knob: 5.0})
 
 
 def test_more_d_steps_need_the_alternating_schedule() -> None:

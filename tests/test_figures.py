@@ -134,6 +134,26 @@ def test_all_pictures_of_amm_and_the_page(stored: Path, tmp_path: Path, capsys: 
     assert {file.name: file.read_bytes() for file in folder.glob("*.svg")} == first  # the same trial, the same bytes
 
 
+def test_points_in_the_plane_are_scattered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tiny.yaml").write_text(SUITE.replace("digits", "plane").replace("validation: 300", "validation: 1000"))
+    (trial,) = trials(load_suite(tmp_path / "tiny.yaml"), "paper", ["amm"], [0])
+    trained = load(_train(trial, tmp_path / "runs"))
+    assert trained.drawn == []  # what it draws is no image
+    assert _main(tmp_path, "--row", "amm", out=tmp_path / "out") == 0
+    assert capsys.readouterr().err == ""
+    assert sorted(file.stem for file in (tmp_path / "out/tiny/amm").glob("*.png")) == [
+        "clusters",
+        "components",
+        "curves",
+        "projection",
+    ]
+    pictures = figures.Pictures(trained, figures.load_for(trial, figures.Noise.seeded(0)))
+    with torch.no_grad():
+        left, right = pictures.points().figure.axes
+    assert sum(len(points.get_offsets()) for points in left.collections) == len(pictures.x)
+    assert [len(points.get_offsets()) for points in right.collections] == [figures.POINTS] * 12
+
+
 def test_what_a_method_cannot_make_is_said(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _main(stored, "--row", "kmeans", out=tmp_path) == 0
     assert "reconstructions: baselines.kmeans:KMeans cannot make it" in capsys.readouterr().err

@@ -68,8 +68,14 @@ def test_a_wrong_suite_is_one_line(capsys: Captured, arguments: list[str], words
         (["--seeds", "0-2,2"], "--seeds: seed 2 stands twice"),
         (["--device", "gpu"], "--device: unknown device 'gpu'"),
         (["--device", "cuda:99"], "--device: unknown device 'cuda:99'"),
-        (["--workers", "0"], "--workers: expected a number of at least 1"),
-        (["--threads", "-1"], "--threads: expected a number of at least 1"),
+        (["--workers", "0"], "--workers: expected a number from 1 to 1024, got 0"),
+        (["--workers", "100000"], "--workers: expected a number from 1 to 1024, got 100000"),
+        (["--threads", "-1"], "--threads: expected a number from 1 to 1024, got -1"),
+        (["--share", "0", "--dry-run"], "--share: expected a number from 1 to 1024, got 0"),
+        (["--dry-run", "--print-commands"], "--dry-run and --print-commands: choose one"),
+        (["--watch", "5"], "--watch: run does not read it; remove it"),
+        (["status", "--dry-run"], "--dry-run: status does not read it; remove it"),
+        (["list"], "--suite: list does not read it; remove it"),
         (["--time-budget", "9"], "--time-budget: expected a time like 90s"),
         (["--time-budget", "ten minutes"], "--time-budget: expected a time like 90s"),
         (["--time-budget=-9m"], "--time-budget: expected a time like 90s"),
@@ -84,8 +90,15 @@ def test_a_wrong_option_is_one_line_and_nothing_is_written(
     assert not list((tmp_path / "out").rglob("*.*"))
 
 
+def test_components_are_at_least_one(tmp_path: Path, capsys: Captured) -> None:
+    shipped = Path(load_suite("plane_unsup").source.file).read_text(encoding="utf-8")
+    path = tmp_path / "plane_unsup.yaml"
+    path.write_text(shipped.replace("components: 6", "components: -6"), encoding="utf-8")
+    assert "row amm: components: expected at least 1, got -6" in _refused(capsys, "--suite", path, "--dry-run")
+
+
 @pytest.mark.parametrize(
-    "arguments", [["train"], ["--sed", "3"], ["--workers", "two"], ["--seeds"], ["--checkpoint-every", "often"]]
+    "arguments", [["train"], ["--sed", "3"], ["--workers", "two"], ["--out", ""], ["--seeds"], ["--checkpoint-every", "often"]]
 )
 def test_what_argparse_refuses_is_exit_2_too(capsys: Captured, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -252,7 +265,7 @@ def test_no_network_and_no_files_is_one_line(
     options = ("--budget", "quick", "--data-root", tmp_path / "root", "--out", tmp_path / "out")
     said = _refused_last(capsys, "--suite", mnist, *options)
     assert "MNIST is not in" in said and "no route to host" in said and "--data-root or AMM_DATA_ROOT" in said
-    assert list((tmp_path / "root").iterdir()) == []
+    assert not (tmp_path / "root").exists()
 
 
 def _refused_last(capsys: Captured, *arguments: str | Path) -> str:

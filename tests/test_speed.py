@@ -197,11 +197,13 @@ def test_the_command_prints_tables_and_writes_them_with_all_samples(
     [
         (["--rounds", "0"], "error: --rounds: expected a number of at least 1, got 0\n"),
         (["--threads", "0"], "error: --threads: expected a number of at least 1, got 0\n"),
-        (["--rows", "amm"], "error: --rows: expected SUITE/ROW or SUITE/ROW@BATCH, got 'amm'\n"),
+        (["--rows", "amm"], "error: a row to time is SUITE/ROW or SUITE/ROW@BATCH, got 'amm'\n"),
         (
             ["--rows", "plane_unsup/amm@x"],
-            "error: --rows: expected SUITE/ROW or SUITE/ROW@BATCH, got 'plane_unsup/amm@x'\n",
+            "error: a row to time is SUITE/ROW or SUITE/ROW@BATCH, got 'plane_unsup/amm@x'\n",
         ),
+        (["--rows", "plane_unsup/amm@0"], "error: a row to time is SUITE/ROW or SUITE/ROW@BATCH"),
+        (["--rows", "plane_unsup/amm", "--device", "cuda:99"], "error: --device: unknown device 'cuda:99'"),
         (["--rows", "plane_unsup/am"], "error: suite plane_unsup: unknown row 'am'"),
         (["--rows", "plane_unsup/amm", "--out", "{folder}/file/x"], "error: cannot write {folder}/file/x.md "),
     ],

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.losses import conditional_entropy
-from baselines.nets import Repeated, refit_statistics
+from baselines.nets import Repeated
 from baselines.perturbation import kl_divergence, worst_direction
 from baselines.vat import VAT, Adam, schedule
 from models.method import Batch, Data, Spec
-from models.nets import fan_in_, running_statistics_kept
+from models.nets import fan_in_, refit_statistics, running_statistics_kept
 from models.noise import Noise
 
 SPEC = Spec("toy", (1, 4, 4), 3)
@@ -223,7 +223,7 @@ def test_refitted_statistics_are_the_means_over_the_batches() -> None:
     method.eval()
     x = of.take(torch.arange(60))
     before = [p.clone() for p in method.parameters()]
-    refit_statistics(method.net, [x[:20], x[20:60]])
+    refit_statistics(method.net, lambda part: method.net(part, None), [x[:20], x[20:60]])
     h = [method.net.body.layers[3].layer(part.flatten(1)) for part in (x[:20], x[20:60])]  # the first layer's outputs
     norm = method.net.body.layers[3].norm
     torch.testing.assert_close(norm.running_mean, (h[0].mean(0) + h[1].mean(0)) / 2)
@@ -241,7 +241,7 @@ def test_finish_shows_labelled_examples_alone_with_dropout() -> None:
     noise, x = data().noise, of.x_labelled
     assert x is not None
     batches = ((x[noise.permutation(12)[:5]].float() / 255 - 0.5) for _ in range(2))
-    refit_statistics(other, batches, noise)
+    refit_statistics(other, lambda part: other(part, noise), batches)
     for mine, theirs in zip(statistics(method.net), statistics(other), strict=True):
         torch.testing.assert_close(mine, theirs)
 
