@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import math
+import statistics
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from bench import run
 from bench.errors import UserError
 from bench.files import given_path, write_output
 from bench.plan import method_class, trials
+from bench.progress import duration
 from bench.record import FINAL, is_of, parse, read, record_path
 from bench.seeds import spans
 from bench.sources import SOURCES
@@ -191,17 +193,35 @@ def page(found: Sequence[Trial], roots: Sequence[Path]) -> str:
     full = sum(not seeds for _, seeds in cells.values())
     enough = sum(planned - len(seeds) >= ENOUGH for planned, seeds in cells.values()) - full
     none = sum(planned == len(seeds) for planned, seeds in cells.values())
-    lines = [
-        [suite, row, f"{planned - len(seeds)} of {planned}", f"`{_command(suite, row, seeds)}`" if seeds else ""]
-        for (suite, row), (planned, seeds) in cells.items()
-    ]
+    lines = []
+    for (suite, row), (planned, seeds) in cells.items():
+        done = [trial for trial in found if (trial.suite, trial.row) == (suite, row) and trial.seed not in seeds]
+        command = f"`{_command(suite, row, seeds)}`" if seeds else ""
+        lines.append([suite, row, f"{planned - len(seeds)} of {planned}", _took(done, roots), command])
     told = (
         f"## What has run of the paper's tables\n\n{len(cells)} rows: {full} full, {enough} more with the {ENOUGH} trials that "
         f"allow a verdict, {len(cells) - full - enough - none} with fewer, {none} with none. In the order of their worth; "
-        "`--dry-run` with a command says how long it takes on your machine, and `python -m bench.campaign` runs them all."
+        "`--dry-run` with a command says how long it takes on your machine, and `python -m bench.campaign` runs them all. What a "
+        "trial took is the median, with that of other work beside it."
     )
-    grid = tabulate(lines, ["suite", "row", "results", "what is left"], tablefmt="github", disable_numparse=True)
-    return f"{told}\n\n{grid}\n"
+    heads = ["suite", "row", "results", "a trial took", "what is left"]
+    return f"{told}\n\n{tabulate(lines, heads, tablefmt='github', disable_numparse=True)}\n"
+
+
+def _took(done: Sequence[Trial], roots: Sequence[Path]) -> str:
+    """The median time of these trials, and what they ran on."""
+    paths = (record_path(root, trial) for trial in done for root in roots)
+    records = [read(path) for path in paths if path.exists()]
+    runs = [record["run"] for record in records if record["status"] in FINAL and record["run"]]
+    if not runs:
+        return ""
+    on = sorted(
+        {
+            f"{each['threads']} core{'s' * (each['threads'] > 1)}" if each["device"] == "cpu" else each["device_name"]
+            for each in runs
+        }
+    )
+    return f"{duration(statistics.median(each['seconds'] for each in runs))}, {', '.join(on)}"
 
 
 def _command(suite: str, row: str, seeds: Sequence[int]) -> str:

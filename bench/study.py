@@ -90,8 +90,8 @@ def render(suite: Suite, found: dict[str, list[Record]], sheet: str) -> str:
     heading = (
         f"## {suite.title}\n\nSuite {suite.suite}, data {suite.data}, {steps} steps of {trials[0]['batch']} unless a row says "
         f"otherwise. Score: {suite.metric}, in percent, mean ± std over n seeds at quarters of the training; readings of the "
-        "last step (`models/instruments.py`). Rows change what their names say in the first. p is Welch's; with so many comparisons "
-        "one in twenty is below 0.05 by chance."
+        "last step (`models/instruments.py`). Each row is the first with what its label says. p is Welch's; with so many "
+        "comparisons one in twenty is below 0.05 by chance."
     )
     notes = "\n".join(f"- {note}" for note in suite.notes)
     picture = f"![A line of panels for each setting: the score and the readings over the training]({sheet})"

@@ -20,7 +20,8 @@ RESULT = {"last": POINT, "selected": POINT, "best_on_test": POINT, "curve": [POI
 
 def _store(root: Path, trial: Trial, status: str = "done", sources: str = "a", **more: Any) -> Path:
     path = record.record_path(root, trial)
-    run = {"git": {"sources": sources, "sha": None, "dirty": False}}
+    run: dict[str, Any] = {"git": {"sources": sources, "sha": None, "dirty": False}}
+    run |= {"device": "cpu", "threads": 2, "seconds": 60.0 * (2 + trial.seed)}
     result = more.pop("result", RESULT if status == "done" else None)
     record.write(path, record.new_record(trial, status, result=result, run=run, **more))
     return path
@@ -64,12 +65,13 @@ def test_a_page_counts_rows_and_names_the_command_of_what_is_left(found: list[Tr
             _store(tmp_path, trial, "diverged" if trial.seed == 2 else "done", result=RESULT)
     text = campaign.page(some, [tmp_path])
     assert "4 rows: 1 full, 1 more with the 3 trials that allow a verdict, 1 with fewer, 1 with none." in text
-    rows = {cells[2]: cells for cells in (line.split("|") for line in text.splitlines()) if len(cells) == 6}
-    cells = {row.strip(): [cell.strip() for cell in line[3:5]] for row, line in rows.items()}
-    assert cells["kmeans"] == ["10 of 10", ""]
-    assert cells["mixture"] == ["4 of 10", "`python -m bench.run --suite mnist_unsup --only mixture --seeds 3-4,6-9`"]
-    assert cells["infogan"] == ["1 of 10", "`python -m bench.run --suite mnist_unsup --only infogan --seeds 0-3,5-9`"]
-    assert cells["amm_k10"] == ["0 of 10", "`python -m bench.run --suite mnist_unsup --only amm_k10 --seeds 0-9`"]
+    rows = {cells[2]: cells for cells in (line.split("|") for line in text.splitlines()) if len(cells) == 7}
+    cells = {row.strip(): [cell.strip() for cell in line[3:6]] for row, line in rows.items()}
+    assert cells["kmeans"] == ["10 of 10", "6 min, 2 cores", ""]
+    command = "`python -m bench.run --suite mnist_unsup --only {} --seeds {}`"
+    assert cells["mixture"] == ["4 of 10", "4 min, 2 cores", command.format("mixture", "3-4,6-9")]
+    assert cells["infogan"] == ["1 of 10", "6 min, 2 cores", command.format("infogan", "0-3,5-9")]
+    assert cells["amm_k10"] == ["0 of 10", "", command.format("amm_k10", "0-9")]
 
 
 def test_what_is_packed_comes_home(found: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +153,10 @@ def test_plan_and_run_as_commands(
     _store(tmp_path / "ref", found[0])
     assert campaign.main(["--plan", "--suite", "mnist_unsup", *where]) == 0
     said = capsys.readouterr().out
-    assert "| 1 of 10   | `python -m bench.run --suite mnist_unsup --only amm_k10_works --seeds 1-9`" in said
+    assert (
+        "| 1 of 10   | 2 min, 2 cores | `python -m bench.run --suite mnist_unsup --only amm_k10_works --seeds 1-9`"
+        in said
+    )
     asked: list[list[Trial]] = []
 
     def execute(trials: list[Trial], options: Any) -> int:

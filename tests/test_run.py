@@ -98,7 +98,8 @@ def test_components_are_at_least_one(tmp_path: Path, capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["train"], ["--sed", "3"], ["--workers", "two"], ["--out", ""], ["--seeds"], ["--checkpoint-every", "often"]]
+    "arguments",
+    [["train"], ["--sed", "3"], ["--workers", "two"], ["--out", ""], ["--seeds"], ["--checkpoint-every", "often"]],
 )
 def test_what_argparse_refuses_is_exit_2_too(capsys: Captured, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
