@@ -38,21 +38,15 @@ class AMMConfig:
     components: int = 10  # K (section 4.2)
     factorisation: Literal[6, 7, 15] = 7  # Eq. 7 as Tables 3 and 7 draw it; Eq. 6 as Algorithm 1 writes it; Eq. 15
     prior: Kind = "learned"  # p(z | y), Table 4
-    separation: float = (
-        4.0  # distance from the origin of the means of the "fixed" prior, at the start of "separated"; ours
-    )
+    separation: float = 4.0  # of the means from the origin: prior "fixed", and "separated" at the start; ours
     y_sample: Literal["softmax", "straight_through"] = "softmax"  # what D sees of q(y | x); Eq. 9
     penalty: Literal["gradient", "roth", "none"] = "gradient"  # Eq. 18; Roth et al. (2017), whose γ is the weight
     penalty_weight: float = 10.0  # λ for MNIST (section 4.1)
     penalty_dropout: bool = True  # D keeps its dropout while the penalty is taken; not said in the paper
-    penalty_between: Literal["sides", "origins"] = (
-        "sides"  # q's and p's tuples, which D compares; section 4.1's wording
-    )
+    penalty_between: Literal["sides", "origins"] = "sides"  # q's and p's tuples, which D compares; section 4.1's words
     penalty_norm: Literal["joint", "each"] = "joint"  # section 4.1: one norm of the gradient in x, y and z; or one each
     penalty_on: Literal["logit", "probability"] = "logit"  # what D is in Eq. 18; not said in the paper
-    schedule: Literal["simultaneous", "alternating"] = (
-        "simultaneous"  # Algorithm 1 takes all losses before any update; ALI
-    )
+    schedule: Literal["simultaneous", "alternating"] = "simultaneous"  # Algorithm 1: all losses before any update; ALI
     d_steps: int = 1  # updates of D per update of the generators, alternating only; Algorithm 1 has one
     saturating: bool = False  # generators minimise Eq. 13 itself instead of Algorithm 2's losses
     learning_rate: float = 2e-4  # α (section 4)
@@ -200,9 +194,8 @@ class AMM(Method):
         l_q, l_p = self.generator_losses(logit_q, logit_p)
 
         d_slope, g_slope = (torch.autograd.grad(loss, logit, retain_graph=True)[0] for loss in (l_d, l_q + l_p))
-        d_slope = torch.where(
-            d_slope.abs() < TINY, TINY, d_slope
-        )  # of a D that is sure; the generators' must not be lost
+        # of a D that is sure; the generators' must not be lost
+        d_slope = torch.where(d_slope.abs() < TINY, TINY, d_slope)
         # D's rows are independent, so one backward pass serves both players: a tuple's gradient for the generators is its
         # gradient for D times the ratio of the slopes of their losses
         losses = {logit: d_slope, penalty: torch.ones_like(penalty)} if penalty.requires_grad else {logit: d_slope}
