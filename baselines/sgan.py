@@ -45,9 +45,7 @@ class SGANConfig:
     components: int = 10  # classes, K
     backbone: Backbone = "conv_large"  # dense is ours, for images that are not 32x32
     hidden: int = 256  # dense: units of the hidden layers of C, G, I and D_xz; ours
-    d_width: int = (
-        32  # conv_large: of D_xy's first layers, the others have 2, 4 times as many; dense: units of its layers
-    )
+    d_width: int = 32  # conv_large: of D_xy's first layers, others 2, 4 times as many; dense: units of its layers
     z_dim: int = 100  # dimensions of z, uniform in [0, 1)
     input_dropout: float = 0.2  # of C
     dropout: float = 0.5  # of C's hidden layers

@@ -138,11 +138,8 @@ class VAT(Method):
         x, noise, c = data.x_labelled, data.noise, self.config
         assert x is not None, "the statistics are those of labelled examples"
         chosen = (noise.permutation(len(x))[: c.refit_batch] for _ in range(c.refits))
-        training = self.net.training
-        self.net.train()  # for the dropout
         batches = (self._scaled(x[index].float() * data.scale) for index in chosen)
         refit_statistics(self.net, lambda batch: self.net(batch, noise), batches)
-        self.net.train(training)
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class, int64 [B]."""

@@ -26,12 +26,13 @@ from tabulate import tabulate
 from bench import run
 from bench.errors import UserError
 from bench.files import given_path, write_output
+from bench.lines import results
 from bench.plan import method_class, trials
 from bench.progress import duration
 from bench.record import FINAL, is_of, parse, read, record_path
 from bench.seeds import spans
 from bench.sources import SOURCES
-from bench.statistics import ENOUGH
+from bench.statistics import ENOUGH, Record
 from bench.suite import Trial, load_suite
 
 HEADLINE = (  # the paper's own numbers: Table 1's MNIST, Table 2, Table 1's SVHN; before each row as printed the one that works
@@ -193,11 +194,12 @@ def page(found: Sequence[Trial], roots: Sequence[Path]) -> str:
     full = sum(not seeds for _, seeds in cells.values())
     enough = sum(planned - len(seeds) >= ENOUGH for planned, seeds in cells.values()) - full
     none = sum(planned == len(seeds) for planned, seeds in cells.values())
+    records = [each for name in {suite for suite, _ in cells} for each in results(load_suite(name), "paper", roots)]
     lines = []
     for (suite, row), (planned, seeds) in cells.items():
-        done = [trial for trial in found if (trial.suite, trial.row) == (suite, row) and trial.seed not in seeds]
+        mine = [r for r in records if (r["trial"]["suite"], r["trial"]["row"]) == (suite, row)]
         command = f"`{_command(suite, row, seeds)}`" if seeds else ""
-        lines.append([suite, row, f"{planned - len(seeds)} of {planned}", _took(done, roots), command])
+        lines.append([suite, row, f"{planned - len(seeds)} of {planned}", _took(mine), command])
     told = (
         f"## What has run of the paper's tables\n\n{len(cells)} rows: {full} full, {enough} more with the {ENOUGH} trials that "
         f"allow a verdict, {len(cells) - full - enough - none} with fewer, {none} with none. In the order of their worth; "
@@ -208,11 +210,9 @@ def page(found: Sequence[Trial], roots: Sequence[Path]) -> str:
     return f"{told}\n\n{tabulate(lines, heads, tablefmt='github', disable_numparse=True)}\n"
 
 
-def _took(done: Sequence[Trial], roots: Sequence[Path]) -> str:
-    """The median time of these trials, and what they ran on."""
-    paths = (record_path(root, trial) for trial in done for root in roots)
-    records = [read(path) for path in paths if path.exists()]
-    runs = [record["run"] for record in records if record["status"] in FINAL and record["run"]]
+def _took(records: Sequence[Record]) -> str:
+    """The median time of a row's trials, and what they ran on."""
+    runs = [record["run"] for record in records if record["run"]]
     if not runs:
         return ""
     on = sorted(

@@ -227,9 +227,8 @@ def opened(
         from distributed import Client
     except ModuleNotFoundError as error:
         raise UserError(f"--backend dask needs the module {error.name!r}; pip install 'amm-bench[dask]'") from None
-    if scheduler and not re.fullmatch(
-        r"(\w+://)?[^\s/]+:\d+", scheduler
-    ):  # of another the client would complain for long
+    # of anything else the client would complain for long
+    if scheduler and not re.fullmatch(r"(\w+://)?[^\s/]+:\d+", scheduler):
         raise UserError(f"--scheduler {scheduler}: expected an address such as tcp://host:8786")
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it repeats what our lines say
     with ExitStack() as stack:

@@ -222,15 +222,11 @@ class Pictures:
 
     def made(self) -> list[Picture]:
         """All pictures that the method can make: it has what they ask of it."""
-        asked: dict[Callable[[], Picture], str] = {self.clusters_by_class: "predict", self.projection: "embed"}
-        if self.data.spec.images:
-            asked |= {
-                self.components: "sample",
-                self.reconstructions: "reconstruct",
-                self.interpolations: "interpolate",
-            }
-        else:
-            asked |= {self.points: "sample"}
+        images = self.data.spec.images
+        asked: dict[Callable[[], Picture], str] = {self.components if images else self.points: "sample"}
+        asked |= {self.clusters_by_class: "predict"}
+        asked |= {self.reconstructions: "reconstruct", self.interpolations: "interpolate"} if images else {}
+        asked |= {self.projection: "embed"}
         found = []
         for make, member in asked.items():
             if hasattr(self.method, member):
@@ -238,7 +234,7 @@ class Pictures:
                     found.append(make())
             else:
                 print(f"{make.__name__}: {self.trial.method} cannot make it", file=sys.stderr)
-        if self.drawn and self.data.spec.images:
+        if self.drawn and images:
             found.append(self.over_time())
         return found
 

@@ -67,6 +67,8 @@ def _plan(suite: Suite, row: Row, budget: str) -> Trial:
         raise UserError(f"{where}: a batch of {batch} is more than the {examples} training examples")
     cls = method_class(row.method, where)
     config = _resolve(cls.Config, row.config, where)
+    if config.get("components", 1) < 1:
+        raise UserError(f"{where}: components: expected at least 1, got {config['components']}")
     _check_labels(suite, labels, cls, config, where)
     labelled = length.batch_labelled or row.batch_labelled
     if labelled and not labels:
@@ -104,8 +106,6 @@ def _check_labels(suite: Suite, labels: int, cls: type[Method], config: Mapping[
         raise UserError(f"{where}: {cls.__name__} learns from labels; give the suite labels: N")
     classes = SOURCES[suite.data].n_classes
     found = config.get("components", classes)
-    if isinstance(found, int) and found < 1:
-        raise UserError(f"{where}: components: expected at least 1, got {found}")
     if suite.task == "classification" and found != classes:
         raise UserError(f"{where}: components: {found}, but {suite.data} has {classes} classes to tell apart")
 
