@@ -63,7 +63,9 @@ reproduce-table2: $(READY) ## Table 2: the same for SVHN with 1,000 labels, resu
 	$(BIN)/python -m bench.reproduce table2 $(ARGS)
 
 figures: $(READY) ## pictures of every suite's rows beside the published values, in results/figures/
-	for suite in mnist_unsup svhn_semi digits_unsup digits_semi plane_unsup; do $(BIN)/python -m bench.figures --suite $$suite || exit; done
+	@for suite in mnist_unsup svhn_unsup svhn_semi digits_unsup digits_semi plane_unsup; do \
+		if [ -d results/reference/$$suite ] || [ -d results/runs/$$suite ]; then $(BIN)/python -m bench.figures --suite $$suite || exit; \
+		else echo "$$suite: no record yet"; fi; done
 
 study: $(READY) ## the studies' tables and curves from their records, docs/ablation_*.md, docs/checks_*.md and .png
 	for suite in ablation_plane ablation_digits ablation_mnist14 checks_mnist14; do $(BIN)/python -m bench.study --suite $$suite --out docs/$$suite || exit; done
