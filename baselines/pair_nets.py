@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from baselines.nets import Block, Chain, Classifier, Drop, Style, conv_large, dense, dense_generator, generator
+from baselines.blocks import Block, Chain, Drop
+from baselines.nets import Classifier, Style, conv_large, dense, dense_generator, generator
 from models.method import Spec
 from models.nets import conv, linear
 

@@ -1,4 +1,4 @@
-"""Virtual adversarial perturbations (Miyato et al., 2018), which VAT and IMSAT share; this module holds no method."""
+"""Virtual adversarial perturbations (Miyato et al., 2018), which VAT and IMSAT share, and draws that repeat; no method."""
 
 from __future__ import annotations
 
@@ -7,6 +7,37 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from models.noise import Noise
+
+
+class Repeated(Noise):
+    """A stream whose masks and noise are drawn in the first pass through a net and come again in every later one.
+
+    For passes that shall differ in their input alone. Call `again` before each later pass of the same shape.
+    """
+
+    def __init__(self, noise: Noise) -> None:
+        super().__init__(noise.generator)
+        self.drawn: list[Tensor] = []
+        self.at = 0
+
+    def again(self) -> Repeated:
+        """Goes back to the first draw; returns itself."""
+        self.at = 0
+        return self
+
+    def keep(self, like: Tensor, p: float) -> Tensor:
+        return self._next(lambda: super(Repeated, self).keep(like, p))
+
+    def normal(self, *shape: int) -> Tensor:
+        return self._next(lambda: super(Repeated, self).normal(*shape))
+
+    def _next(self, draw: Callable[[], Tensor]) -> Tensor:
+        if self.at == len(self.drawn):
+            self.drawn.append(draw())
+        self.at += 1
+        return self.drawn[self.at - 1]
 
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.losses import conditional_entropy
-from baselines.nets import Classifier, Repeated, Style, conv_large, conv_small, dense
-from baselines.perturbation import kl_divergence, worst_direction
+from baselines.nets import Classifier, Style, conv_large, conv_small, dense
+from baselines.perturbation import Repeated, kl_divergence, worst_direction
 from models.method import Batch, Data, Method, Spec
 from models.nets import fan_in_, refit_statistics, running_statistics_kept
 from models.noise import Noise

@@ -10,22 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from baselines import nets
-from baselines.nets import (
-    Block,
-    Blur,
-    Chain,
-    Classifier,
-    Drop,
-    Repeated,
-    Style,
-    conv_large,
-    conv_small,
-    data_dependent_,
-    dense,
-    dense_generator,
-    generator,
-    joined,
-)
+from baselines.blocks import Block, Blur, Chain, Drop, data_dependent_, joined
+from baselines.nets import Classifier, Style, conv_large, conv_small, dense, dense_generator, generator
+from baselines.perturbation import Repeated
 from models.method import Method
 from models.nets import Averaged, conv, fan_in_, linear, normal_, transposed
 from models.noise import Noise

@@ -13,12 +13,13 @@ FILES = sorted(path for package in ("models", "baselines", "bench") for path in 
 # no method, so baselines may import them; what each may import itself
 SHARED: dict[str, set[str]] = {
     "baselines.losses": set(),
-    "baselines.nets": set(),
+    "baselines.blocks": set(),
+    "baselines.nets": {"baselines.blocks"},
     "baselines.perturbation": set(),
     "baselines.pretraining": set(),
     "baselines.gar": set(),
     "baselines.pairs": {"baselines.losses"},
-    "baselines.pair_nets": {"baselines.nets"},
+    "baselines.pair_nets": {"baselines.blocks", "baselines.nets"},
 }
 HEAVY = {"pandas", "matplotlib", "tabulate"}
 

@@ -10,8 +10,8 @@ from scipy.special import log_expit, log_softmax
 from torch import Tensor, nn
 
 from baselines import pairs
+from baselines.blocks import Block, Chain
 from baselines.losses import conditional_entropy
-from baselines.nets import Block, Chain
 from baselines.pair_nets import JointDiscriminator, classifier, conditional_generator, inference_net, pair_discriminator
 from models.latent import one_hot
 from models.method import Spec

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.losses import conditional_entropy
-from baselines.nets import Repeated
-from baselines.perturbation import kl_divergence, worst_direction
+from baselines.perturbation import Repeated, kl_divergence, worst_direction
 from baselines.vat import VAT, Adam, schedule
 from models.method import Batch, Data, Spec
 from models.nets import fan_in_, refit_statistics, running_statistics_kept
