@@ -29,6 +29,10 @@ def read(model: AMM, batch: Batch) -> dict[str, Tensor]:
         the penalty has it, whatever its variant. No scale of D makes that penalty smaller than the square of the spread.
         slope_clean_std: the spread without dropout.
     slope_x, slope_y, slope_z: mean ‖∇ logit‖ of each input, over both sides.
+    swap_y, swap_z: what D makes of each: mean change, in either direction, of its logit of a tuple of q whose y, or z, is
+        replaced by another example's, without dropout. 0 means that D does not read it.
+    redraw_y, redraw_z: the same for the decoder and the tuples of p: mean squared change of a pixel. Where redraw_z is large and
+        redraw_y small, z decides what is drawn and y is free to disagree with it.
     gradient_d, gradient_encoder, gradient_decoder, gradient_prior: norm of the gradient of each player's loss, D's without
         the penalty.
     entropy_y, entropy_y_given_x: of the mean of ŷ, and the mean over examples of that of a drawn ŷ, in nats. The second is how
@@ -41,6 +45,7 @@ def read(model: AMM, batch: Batch) -> dict[str, Tensor]:
     with running_statistics_kept(model), torch.enable_grad():
         q, p = model.tuples(batch)
         found = _game(model, q, p, batch) | _penalty(model, q, p, batch) | _latent(model, q[1][: len(batch.x)], batch)
+        found |= _heeded(model, q, p)
     return {name: value.detach() for name, value in found.items()}
 
 
@@ -66,6 +71,18 @@ def _penalty(model: AMM, q: Tuple3, p: Tuple3, batch: Batch) -> dict[str, Tensor
     slope = slope_norms(lambda *xyz: model.logit(xyz, dropout), q, p, u)
     clean = slope_norms(lambda *xyz: model.logit(xyz, None), q, p, u)
     return {"slope": slope.mean(), "slope_std": slope.std(), "slope_clean_std": clean.std()}
+
+
+@torch.no_grad()
+def _heeded(model: AMM, q: Tuple3, p: Tuple3) -> dict[str, Tensor]:
+    (x, y, z), (_, code_y, code_z) = q, p
+    logit, drawn = model.logit(q, None), model.decoder(None, y=code_y, z=code_z)["x"]
+    found = {"swap_y": logit - model.logit((x, y.roll(1, 0), z), None)}
+    found |= {"swap_z": logit - model.logit((x, y, z.roll(1, 0)), None)}
+    found = {name: change.abs().mean() for name, change in found.items()}
+    found["redraw_y"] = F.mse_loss(model.decoder(None, y=code_y.roll(1, 0), z=code_z)["x"], drawn)
+    found["redraw_z"] = F.mse_loss(model.decoder(None, y=code_y, z=code_z.roll(1, 0))["x"], drawn)
+    return found
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.suite import Trial
 from bench.trainer import Run, weights_digest
+from models import instruments
 from models.amm import AMM, AMMConfig
 from models.method import Batch, Spec
 from models.noise import Noise
@@ -72,6 +73,8 @@ def test_overlap_counts_pairs_on_the_wrong_side(monkeypatch: pytest.MonkeyPatch)
     assert float(readings["slope"]) == pytest.approx(8, rel=1e-5)
     assert float(readings["slope_x"]) == pytest.approx(8, rel=1e-5)
     assert [float(readings[name]) for name in ("slope_y", "slope_z", "slope_std", "slope_clean_std")] == [0] * 4
+    # D reads neither y nor z
+    assert float(readings["swap_y"]) == float(readings["swap_z"]) == 0
     # y is uniform for every example: the entropy of its mean is that of each, and it tells nothing about x
     assert float(readings["entropy_y"]) == pytest.approx(math.log(10), rel=1e-5)
     assert float(readings["entropy_y_given_x"]) == pytest.approx(math.log(10), rel=1e-5)
@@ -104,6 +107,28 @@ def test_what_y_tells_about_x_leaves_out_what_noise_decides() -> None:
         sure.encoder.layers["yμ"].weight.mul_(1e4)
     readings = sure.instruments(_batch())
     assert float(readings["information_y"]) > 0.3
+
+
+@pytest.mark.parametrize("kept", ["y", "z"])
+def test_exchanges_show_which_code_is_read(monkeypatch: pytest.MonkeyPatch, kept: str) -> None:
+    """D and decoder that read one code alone, as known functions: the other's exchange changes nothing."""
+    model = _model()
+    y = torch.eye(10)[torch.arange(40) % 10][:, :, None, None]
+    z = Noise.seeded(3).normal(40, 16, 1, 1)
+    code = {"y": y, "z": z}[kept].flatten(1)
+    score, value = torch.arange(float(code.shape[1])), code[:, :1, None, None].expand(-1, 1, 8, 8)
+
+    def drawn(noise: Noise | None, **codes: Tensor) -> dict[str, Tensor]:
+        return {"x": codes[kept][:, :1].expand(-1, 1, 8, 8)}
+
+    monkeypatch.setattr(model, "logit", lambda xyz, noise: xyz["xyz".index(kept)].flatten(1) @ score)
+    monkeypatch.setattr(model.decoder, "forward", drawn)
+    readings = instruments._heeded(model, (value, y, z), (value, y, z))
+    other = "z" if kept == "y" else "y"
+    assert float(readings[f"swap_{other}"]) == float(readings[f"redraw_{other}"]) == 0
+    moved = code - code.roll(1, 0)
+    assert float(readings[f"swap_{kept}"]) == pytest.approx(float((moved @ score).abs().mean()), rel=1e-5)
+    assert float(readings[f"redraw_{kept}"]) == pytest.approx(float(moved[:, 0].square().mean()), rel=1e-5)
 
 
 def test_one_component_has_no_distance() -> None:
