@@ -43,7 +43,7 @@ class CatGANConfig:
     noise: float = 0.3  # std of the Gaussian noise on D's input and on its hidden layers before batch normalisation
     slope: float = 0.1  # of the leaky ReLU
     d_learning_rate: float = 2e-4
-    g_learning_rate: float = 2e-4
+    g_learning_rate: float = 2e-4  # guyueshui/InfoCatGAN has twice that, see the suite
     beta1: float = 0.5
     beta2: float = 0.999
     weight_decay: float = 1e-5  # added to the gradients of both players

@@ -31,6 +31,7 @@ KNOWN: dict[str, tuple[Any, ...]] = {  # what a trial's config may say; `Config`
     "penalty": ("gradient",),
     "penalty_between": ("sides",),
     "penalty_norm": ("joint",),
+    "penalty_y": (1.0,),
     "penalty_on": ("logit",),
     "y_log_variance": (0.0,),
     "y_noise": ("learned",),

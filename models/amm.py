@@ -45,6 +45,7 @@ class AMMConfig:
     penalty_dropout: bool = True  # D keeps its dropout while the penalty is taken; not said in the paper
     penalty_between: Literal["sides", "origins"] = "sides"  # q's and p's tuples, which D compares; section 4.1's words
     penalty_norm: Literal["joint", "each"] = "joint"  # section 4.1: one norm of the gradient in x, y and z; or one each
+    penalty_y: float = 1.0  # length of y in that norm: at 5, D may be five times as steep in y; ours
     penalty_on: Literal["logit", "probability"] = "logit"  # what D is in Eq. 18; not said in the paper
     schedule: Literal["simultaneous", "alternating"] = "simultaneous"  # Algorithm 1: all losses before any update; ALI
     d_steps: int = 1  # updates of D per update of the generators, alternating only; Algorithm 1 has one
@@ -67,9 +68,12 @@ class AMMConfig:
             raise ValueError(f"d_steps must be at least 1, got {self.d_steps}")
         if self.schedule == "simultaneous" and self.d_steps != 1:
             raise ValueError("d_steps other than 1 needs schedule: alternating")
-        for name, usual in (("penalty_between", "sides"), ("penalty_norm", "joint"), ("penalty_on", "logit")):
+        usuals = {"penalty_between": "sides", "penalty_norm": "joint", "penalty_y": 1.0, "penalty_on": "logit"}
+        for name, usual in usuals.items():
             if getattr(self, name) != usual and self.penalty != "gradient":
                 raise ValueError(f"{name} other than {usual} needs penalty: gradient")
+        if self.penalty_y <= 0:
+            raise ValueError(f"penalty_y must be above 0, got {self.penalty_y}")
         if not 0 <= self.average_rate <= 1:
             raise ValueError(f"average_rate must lie between 0 and 1, got {self.average_rate}")
 
@@ -170,11 +174,13 @@ class AMM(Method):
             q, p = (q[0], *p[1:]), (p[0], *q[1:])
         dropout = noise if c.penalty_dropout else None
 
-        def logit(*xyz: Tensor) -> Tensor:
-            value = self.logit(xyz, dropout)
+        def logit(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+            value = self.logit((x, y if c.penalty_y == 1 else y / c.penalty_y, z), dropout)
             return value if c.penalty_on == "logit" else torch.sigmoid(value)
 
         if c.penalty == "gradient":
+            if c.penalty_y != 1:
+                q, p = ((x, c.penalty_y * y, z) for x, y, z in (q, p))
             u = noise.uniform(len(q[0]))
             return c.penalty_weight * gradient_penalty(logit, q, p, u, c.penalty_norm == "joint")
         if c.penalty == "roth":

@@ -338,15 +338,19 @@ def test_penalty_between_origins_pairs_real_and_prior_with_synthesised_and_infer
 LINE = [torch.linspace(0.1, 0.4, 2), torch.linspace(-0.5, 0.9, 3), torch.full((2,), 0.2)]
 
 
+@pytest.mark.parametrize("length", [1.0, 5.0])
 @pytest.mark.parametrize("norm", ["joint", "each"])
 @pytest.mark.parametrize(("of", "factor"), [("logit", 1.0), ("probability", 0.25)])  # sigmoid'(0) = 1/4
-def test_penalty_norm_and_what_it_is_of(norm: str, of: str, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_penalty_norm_and_what_it_is_of(
+    norm: str, of: str, factor: float, length: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A D whose logit is a line, so that both penalties are known."""
-    model = _amm(**PLAIN, penalty_norm=norm, penalty_on=of, penalty_weight=1.0)
+    model = _amm(**PLAIN, penalty_norm=norm, penalty_y=length, penalty_on=of, penalty_weight=1.0)
     line = lambda xyz, noise: sum(v.flatten(1) @ w for v, w in zip(xyz, LINE, strict=True))
     monkeypatch.setattr(model, "logit", line)
     x, y, z = (torch.zeros(4, n, 1, 1) for n in (2, 3, 2))
     slopes = [factor * w.norm().item() for w in LINE]
+    slopes[1] /= length
     joint = (sum(slope**2 for slope in slopes) ** 0.5 - 1) ** 2
     expected = joint if norm == "joint" else sum((slope - 1) ** 2 for slope in slopes)
     assert model.penalty((x, y, z), (x, y, z), Noise.seeded(1)).item() == pytest.approx(expected, rel=1e-4)
@@ -444,6 +448,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"penalty_dropout": False},
     {"penalty_between": "origins"},
     {"penalty_norm": "each", "penalty_on": "probability"},
+    {"penalty_y": 5.0},
     {"y_log_variance": 2.0, "g_dropout": 0.0, "d_dropout": 0.0},
     {"y_noise": "fixed"},
     {"average_rate": 0.1, "factorisation": 6},
@@ -512,6 +517,8 @@ def test_the_global_stream_plays_no_part() -> None:
     [
         ({"penalty": "roth", "penalty_on": "probability"}, "penalty_on other than logit needs penalty: gradient"),
         ({"penalty": "none", "penalty_norm": "each"}, "penalty_norm other than joint needs penalty: gradient"),
+        ({"penalty": "none", "penalty_y": 5.0}, "penalty_y other than 1.0 needs penalty: gradient"),
+        ({"penalty_y": 0.0}, "penalty_y must be above 0, got 0.0"),
         ({"average_rate": 1.5}, "average_rate must lie between 0 and 1, got 1.5"),
         ({"average_rate": -0.1}, "average_rate must lie between 0 and 1, got -0.1"),
     ],
