@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("command", nargs="?", default="run", choices=("run", "list", "status"))
     found.add_argument("--suite", help="name of a suite (see list), or path of its YAML file")
-    found.add_argument("--only", action="append", metavar="ROW", help="run this row only; may be given several times")
+    found.add_argument(
+        "--only", action="append", metavar="ROW", help="run this row only; several as A,B or by several --only"
+    )
     found.add_argument("--seeds", help="seeds such as 0-9 or 0,3,7 (default: the suite's)")
     found.add_argument(
         "--budget", default="paper", help="how long to train: a budget of the suite (default: %(default)s)"
@@ -121,7 +123,8 @@ def chosen(suite: Suite, options: argparse.Namespace) -> list[Trial]:
     from bench.plan import trials  # imports the methods, hence torch
 
     seeds = parse_seeds(options.seeds, "--seeds") if options.seeds is not None else None
-    return trials(suite, options.budget, options.only, seeds)
+    rows = [row.strip() for text in options.only or () for row in text.split(",")]
+    return trials(suite, options.budget, rows, seeds)
 
 
 def show_status(trials: Sequence[Trial], out: Path) -> int:

@@ -59,6 +59,8 @@ def test_a_wrong_suite_is_one_line(capsys: Captured, arguments: list[str], words
     ("arguments", "words"),
     [
         (["--only", "kmean"], "unknown row 'kmean'; did you mean 'kmeans'?"),
+        (["--only", "aae,kmean"], "unknown row 'kmean'; did you mean 'kmeans'?"),
+        (["--only", "aae,"], "unknown row ''"),
         (["--budget", "quik"], "unknown budget 'quik'; did you mean 'quick'?"),
         (["--budget", ""], "unknown budget ''"),
         (["--seeds", "a-b"], "--seeds: expected seeds like 0-9"),
@@ -390,6 +392,8 @@ def test_a_dry_run_leaves_out_what_has_a_result(suite: Path, tmp_path: Path, cap
     assert main([*options, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "kmeans seed 0" not in out and "5 of 6 trials to run" in out
+    assert main([*options, "--only", "kmeans, aae", "--dry-run"]) == 0
+    assert "5 of 6 trials to run" in capsys.readouterr().out
     assert main([*options, "--only", "kmeans", "--seeds", "0"]) == 0
     assert "all 1 trials have a result" in capsys.readouterr().err
 
