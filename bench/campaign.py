@@ -38,7 +38,9 @@ from bench.suite import Trial, load_suite
 HEADLINE = (  # the paper's own numbers: Table 1's MNIST, Table 2, Table 1's SVHN; before each row as printed the one that works
     ("mnist_unsup", "amm_k10_works"),
     ("mnist_unsup", "amm_k10"),
+    ("mnist_unsup", "amm_k20_works"),
     ("mnist_unsup", "amm_k20"),
+    ("mnist_unsup", "amm_k30_works"),
     ("mnist_unsup", "amm_k30"),
     ("svhn_semi", "samm_noise"),
     ("svhn_semi", "samm"),
@@ -250,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
     own, rest = parser.parse_known_args(argv)
     try:
+        if rest and (own.merge or own.plan):
+            raise UserError(f"{rest[0]}: --{'merge' if own.merge else 'plan'} does not read it; remove it")
         if own.merge:
             print("\n".join(merge(own.merge, own.home, own.allow_mixed)))
             return 0

@@ -157,6 +157,9 @@ def test_plan_and_run_as_commands(
         "| 1 of 10   | 2 min, 2 cores | `python -m bench.run --suite mnist_unsup --only amm_k10_works --seeds 1-9`"
         in said
     )
+    for stops in (["--plan"], ["--merge", str(tmp_path)]):
+        assert campaign.main([*stops, *where, "--time-budget", "9m"]) == 2
+        assert capsys.readouterr().err == f"error: --time-budget: {stops[0]} does not read it; remove it\n"
     asked: list[list[Trial]] = []
 
     def execute(trials: list[Trial], options: Any) -> int:
