@@ -26,6 +26,7 @@ from bench.suite import Row, Suite, load_suite
 
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 READINGS = ("overlap", "slope", "entropy_y", "information_y", "noise_y", "means_apart", "reconstruction")
+EXCHANGES = ("swap_y", "swap_z", "redraw_y", "redraw_z")  # readings that older records lack
 COLUMNS = ("live", *READINGS)  # of the sheet, beside the score
 
 
@@ -66,21 +67,24 @@ def _difference(metric: str, mine: Sequence[Record], base: Sequence[Record]) -> 
 def table(suite: Suite, found: dict[str, list[Record]]) -> str:
     """Markdown: one line per row with records; the score at each quarter of the training, and readings at the end."""
     base = next(iter(found.values()))
-    rows = [_line(suite, row, found[row.row], base) for row in suite.rows if row.row in found]
-    titles = ["setting", "n", *(f"at {part:.0%}" for part in QUARTERS), "against the base", "live", *READINGS]
+    every = [record for records in found.values() for record in records]
+    readings = [*READINGS, *(name for name in EXCHANGES if any(_at(record, name, 1.0) is not None for record in every))]
+    rows = [_line(suite, row, found[row.row], base, readings) for row in suite.rows if row.row in found]
+    titles = ["setting", "n", *(f"at {part:.0%}" for part in QUARTERS), "against the base", "Eq. 19", "live", *readings]
     return tabulate(rows, titles, tablefmt="github", disable_numparse=True)
 
 
-def _line(suite: Suite, row: Row, records: list[Record], base: list[Record]) -> list[str]:
+def _line(suite: Suite, row: Row, records: list[Record], base: list[Record], names: Sequence[str]) -> list[str]:
     done = [record for record in records if record["status"] == "done"]
     failed = len(records) - len(done)
     n = f"{len(done)}" + (f", {failed} diverged" if failed else "")
-    split = suite.metric.partition(".")[0]
+    split, _, score = suite.metric.partition(".")
     quarters = [_text([_at(record, suite.metric, part) for record in done], 1) for part in QUARTERS]
     difference = ABSENT if records is base else _difference(suite.metric, records, base)
+    bayes = _text([_at(record, f"{split}.bayes_{score}", 1.0) for record in done], 1)
     live = _text([_at(record, f"{split}.live", 1.0) for record in done], 1)
-    readings = [_text([_at(record, name, 1.0) for record in done], 3) for name in READINGS]
-    return [row.label.replace("|", r"\|"), n, *quarters, difference, live, *readings]
+    readings = [_text([_at(record, name, 1.0) for record in done], 3) for name in names]
+    return [row.label.replace("|", r"\|"), n, *quarters, difference, bayes, live, *readings]
 
 
 def render(suite: Suite, found: dict[str, list[Record]], sheet: str) -> str:
@@ -89,9 +93,9 @@ def render(suite: Suite, found: dict[str, list[Record]], sheet: str) -> str:
     steps = " or ".join(f"{n:,}" for n in sorted({trial["steps"] for trial in trials}))
     heading = (
         f"## {suite.title}\n\nSuite {suite.suite}, data {suite.data}, {steps} steps of {trials[0]['batch']} unless a row says "
-        f"otherwise. Score: {suite.metric}, in percent, mean ± std over n seeds at quarters of the training; readings of the "
-        "last step (`models/instruments.py`). Each row is the first with what its label says. p is Welch's; with so many "
-        "comparisons one in twenty is below 0.05 by chance."
+        f"otherwise. Score: {suite.metric}, in percent, mean ± std over n seeds at quarters of the training; that of Eq. 19 and "
+        "readings of the last step (`models/instruments.py`). Each row is the first with what its label says. p is Welch's; "
+        "with so many comparisons one in twenty is below 0.05 by chance."
     )
     notes = "\n".join(f"- {note}" for note in suite.notes)
     picture = f"![A line of panels for each setting: the score and the readings over the training]({sheet})"

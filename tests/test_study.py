@@ -47,8 +47,8 @@ def _store(root: Path, suite: Suite, fails: Callable[[str, int], bool] = lambda 
             {
                 "step": 2 * (i + 1),
                 "losses": {},
-                "instruments": {"overlap": 0.1 * i},
-                "validation": {"majority": score + trial.seed, "live": 3},
+                "instruments": {"overlap": 0.1 * i} | ({"redraw_y": 0.25} if trial.row == "other" else {}),
+                "validation": {"majority": score + trial.seed, "bayes_majority": score / 2, "live": 3},
                 "test": {"majority": score},
             }
             for i, score in enumerate(SCORES[trial.row])
@@ -73,7 +73,9 @@ def test_the_table_shows_quarters_differences_and_readings(tmp_path: Path, suite
     record.write(path, found["base"][0] | {"status": "diverged", "result": None})
     again = study.table(suite, study.records_of(suite, [tmp_path / "runs"], "paper"))
     assert "2, 1 diverged" in again.splitlines()[2] and "+19.0 (p " in again
-    assert lines[2][7:9] == ["3.0 ± 0.0", "0.300 ± 0.000"]
+    assert lines[2][7:10] == ["5.0 ± 0.0", "3.0 ± 0.0", "0.300 ± 0.000"]
+    # readings that newer records alone have
+    assert (lines[0][-1], lines[2][-1], lines[3][-1]) == ("redraw_y", "–", "0.250 ± 0.000")
 
 
 def test_the_first_root_wins_and_other_statuses_are_left_out(tmp_path: Path, suite: Suite) -> None:
