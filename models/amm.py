@@ -72,6 +72,11 @@ class AMMConfig:
         for name, usual in usuals.items():
             if getattr(self, name) != usual and self.penalty != "gradient":
                 raise ValueError(f"{name} other than {usual} needs penalty: gradient")
+        if self.components == 1 and self.prior.startswith("learned"):
+            # batch normalisation of a constant: 0 while it learns, anything at all with running statistics
+            raise ValueError(
+                f"prior: {self.prior} normalises over y and needs 2 components or more; use prior: standard"
+            )
         if self.penalty_y <= 0:
             raise ValueError(f"penalty_y must be above 0, got {self.penalty_y}")
         if not 0 <= self.average_rate <= 1:

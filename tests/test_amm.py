@@ -518,6 +518,8 @@ def test_the_global_stream_plays_no_part() -> None:
         ({"penalty": "roth", "penalty_on": "probability"}, "penalty_on other than logit needs penalty: gradient"),
         ({"penalty": "none", "penalty_norm": "each"}, "penalty_norm other than joint needs penalty: gradient"),
         ({"penalty": "none", "penalty_y": 5.0}, "penalty_y other than 1.0 needs penalty: gradient"),
+        ({"components": 1}, "prior: learned normalises over y and needs 2 components or more; use prior: standard"),
+        ({"components": 1, "prior": "learned_variance"}, "prior: learned_variance normalises over y"),
         ({"penalty_y": 0.0}, "penalty_y must be above 0, got 0.0"),
         ({"average_rate": 1.5}, "average_rate must lie between 0 and 1, got 1.5"),
         ({"average_rate": -0.1}, "average_rate must lie between 0 and 1, got -0.1"),

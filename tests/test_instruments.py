@@ -132,7 +132,7 @@ def test_exchanges_show_which_code_is_read(monkeypatch: pytest.MonkeyPatch, kept
 
 
 def test_one_component_has_no_distance() -> None:
-    config = AMMConfig(nets="digits", components=1)
+    config = AMMConfig(nets="digits", components=1, prior="standard")
     readings = AMM(config, SPEC, Noise.seeded(0)).instruments(_batch())
     assert "means_apart" not in readings and float(readings["entropy_y"]) == 0
 
