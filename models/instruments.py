@@ -77,12 +77,12 @@ def _penalty(model: AMM, q: Tuple3, p: Tuple3, batch: Batch) -> dict[str, Tensor
 def _heeded(model: AMM, q: Tuple3, p: Tuple3) -> dict[str, Tensor]:
     (x, y, z), (_, code_y, code_z) = q, p
     logit, drawn = model.logit(q, None), model.decoder(None, y=code_y, z=code_z)["x"]
-    found = {"swap_y": logit - model.logit((x, y.roll(1, 0), z), None)}
-    found |= {"swap_z": logit - model.logit((x, y, z.roll(1, 0)), None)}
-    found = {name: change.abs().mean() for name, change in found.items()}
-    found["redraw_y"] = F.mse_loss(model.decoder(None, y=code_y.roll(1, 0), z=code_z)["x"], drawn)
-    found["redraw_z"] = F.mse_loss(model.decoder(None, y=code_y, z=code_z.roll(1, 0))["x"], drawn)
-    return found
+    return {
+        "swap_y": F.l1_loss(model.logit((x, y.roll(1, 0), z), None), logit),
+        "swap_z": F.l1_loss(model.logit((x, y, z.roll(1, 0)), None), logit),
+        "redraw_y": F.mse_loss(model.decoder(None, y=code_y.roll(1, 0), z=code_z)["x"], drawn),
+        "redraw_z": F.mse_loss(model.decoder(None, y=code_y, z=code_z.roll(1, 0))["x"], drawn),
+    }
 
 
 @torch.no_grad()
