@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.losses import annealing, conditional_entropy, feature_matching, set_rate, unlabelled_loss
-from baselines.nets import Style, fit_players_, players
+from baselines.feature_matching import annealing, discriminator_losses, feature_matching, fit_players_, players
+from baselines.losses import conditional_entropy, descend, set_rate
+from baselines.nets import Style
 from models.method import Batch, Data, Method, Spec
 from models.nets import normal_
 from models.noise import Noise
@@ -91,35 +92,27 @@ class BadGAN(Method):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of both players on examples [M, C, H, W] and labelled ones of classes int64 [L]."""
-        c, x, y, noise = self.config, batch.x_labelled, batch.y_labelled, batch.noise
-        assert x is not None and y is not None, "a step needs labelled examples"
+        c, n, noise = self.config, len(batch.x), batch.noise
         self._anneal()
-        real = 2 * batch.x - 1
         with torch.no_grad():
-            images = self.generate(len(real), noise)
-        logits = self.discriminator(torch.cat([2 * x - 1, real, images]), noise)  # no batch normalisation: one pass
-        labelled, free, generated = logits.split([len(x), len(real), len(real)])
-        supervised, unlabelled = F.cross_entropy(labelled.float(), y), unlabelled_loss(free, generated)
+            images = self.generate(n, noise)
+        supervised, unlabelled, _, free = discriminator_losses(self.discriminator, batch, images)
         entropy = conditional_entropy(free)
-        self.d_adam.zero_grad()
-        (supervised + unlabelled + c.entropy_weight * entropy).backward(inputs=self.d_parameters)
-        self.d_adam.step()
+        descend(supervised + unlabelled + c.entropy_weight * entropy, self.d_parameters, self.d_adam)
 
         with torch.no_grad():
-            features = self.discriminator.features(real, noise)
-        found = self.discriminator.features(self.generate(len(real), noise), noise)
+            features = self.discriminator.features(2 * batch.x - 1, noise)
+        found = self.discriminator.features(self.generate(n, noise), noise)
         matching, pull = feature_matching(features, found), pull_away(found)
-        self.g_adam.zero_grad()
-        (matching + c.pull_away_weight * pull).backward(inputs=self.g_parameters)
-        self.g_adam.step()
-        named = {
+        descend(matching + c.pull_away_weight * pull, self.g_parameters, self.g_adam)
+        losses = {
             "supervised": supervised,
             "unlabelled": unlabelled,
             "entropy": entropy,
             "g": matching,
             "pull_away": pull,
         }
-        return {name: value.detach() for name, value in named.items()}
+        return {name: value.detach() for name, value in losses.items()}
 
     def _anneal(self) -> None:
         """Sets the rate of both players for this step."""

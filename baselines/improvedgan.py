@@ -23,10 +23,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from baselines.losses import annealing, feature_matching, set_rate, unlabelled_loss
-from baselines.nets import Style, fit_players_, players
+from baselines.feature_matching import annealing, discriminator_losses, feature_matching, fit_players_, players
+from baselines.losses import descend, set_rate
+from baselines.nets import Style
 from models.method import Batch, Data, Method, Spec
 from models.nets import Averaged, normal_
 from models.noise import Noise
@@ -89,27 +89,18 @@ class ImprovedGAN(Method):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One step of both players on examples [M, C, H, W] and labelled ones of classes int64 [L]."""
-        x, y, noise = batch.x_labelled, batch.y_labelled, batch.noise
-        assert x is not None and y is not None, "a step needs labelled examples"
+        n, noise = len(batch.x), batch.noise
         self._anneal()
-        real = 2 * batch.x - 1
         with torch.no_grad():
-            images = self.generate(len(real), noise)
-        logits = self.discriminator(torch.cat([2 * x - 1, real, images]), noise)  # no batch normalisation: one pass
-        labelled, free, generated = logits.split([len(x), len(real), len(real)])
-        supervised, unlabelled = F.cross_entropy(labelled.float(), y), unlabelled_loss(free, generated)
-        self.d_adam.zero_grad()
-        (supervised + unlabelled).backward(inputs=self.d_parameters)
-        self.d_adam.step()
+            images = self.generate(n, noise)
+        supervised, unlabelled, error, _ = discriminator_losses(self.discriminator, batch, images)
+        descend(supervised + unlabelled, self.d_parameters, self.d_adam)
         self.average.update(self.discriminator)
 
         with torch.no_grad():
-            features = self.discriminator.features(real, noise)
-        g = feature_matching(features, self.discriminator.features(self.generate(len(real), noise), noise))
-        self.g_adam.zero_grad()
-        g.backward(inputs=self.g_parameters)
-        self.g_adam.step()
-        error = (labelled.argmax(1) != y).float().mean()
+            features = self.discriminator.features(2 * batch.x - 1, noise)
+        g = feature_matching(features, self.discriminator.features(self.generate(n, noise), noise))
+        descend(g, self.g_parameters, self.g_adam)
         named = {"supervised": supervised, "unlabelled": unlabelled, "g": g, "train_error": error}
         return {name: value.detach() for name, value in named.items()}
 

@@ -1,4 +1,4 @@
-"""What several rivals share: losses of a discriminator with K + 1 classes, feature matching, entropy; a schedule; a step.
+"""What several rivals share: losses of a discriminator with K + 1 classes, entropy, a schedule, a step.
 
 D has K logits l(x), one for each class; that of class K + 1, "generated", is fixed at 0, since a softmax has one logit too many
 (Salimans et al., 2016, section 5). With Z(x) = Σ_k exp l_k(x), D(x) = 1 - p(K + 1 | x) = Z / (Z + 1) is the probability that x
@@ -29,23 +29,10 @@ def unlabelled_loss(unlabelled: Tensor, generated: Tensor) -> Tensor:
     return 0.5 * discriminator_loss(real_logit(unlabelled), real_logit(generated))
 
 
-def feature_matching(real: Tensor, generated: Tensor) -> Tensor:
-    """What G minimises: |E f(x) - E f(G(z))|, the mean over D's features f, [B, F] each.
-
-    Section 3.1 prints the squared norm; openai/improved-gan and kimiyoung/ssl_bad_gan take absolute differences.
-    """
-    return (real.float().mean(0) - generated.float().mean(0)).abs().mean()
-
-
 def conditional_entropy(logits: Tensor) -> Tensor:
     """Mean of H[p(y | x)] over the batch, in nats, from logits [B, K]; from 0 to log K."""
     log_p = F.log_softmax(logits.float(), 1)
     return -(log_p.exp() * log_p).sum(1).mean()
-
-
-def annealing(steps: Tensor, last: int) -> Tensor:
-    """The factor of a learning rate after so many steps: 1 for two thirds of the schedule, then linearly to 0 at `last`."""
-    return (3 * (1 - steps / last)).clamp(0, 1)
 
 
 def decayed(rate: float, factor: float, every: int, epoch: Tensor) -> Tensor:

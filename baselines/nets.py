@@ -16,8 +16,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from baselines.blocks import Block, Blur, Chain, Drop, Normalisation, data_dependent_
-from models.method import Data
+from baselines.blocks import Block, Blur, Chain, Drop, Normalisation
 from models.nets import conv, linear, transposed
 from models.noise import Noise
 
@@ -137,20 +136,3 @@ def dense_generator(z_dim: int, shape: Sequence[int], hidden: Sequence[int], y_d
     ]
     last = Block(linear(hidden[-1] + y_dim, math.prod(shape)), "weight", nn.Tanh(), train_g=True, init_std=0.1)
     return Chain([*layers, last, nn.Unflatten(1, tuple(shape))])
-
-
-def players(
-    style: Style, shape: Sequence[int], n_classes: int, z_dim: int, hidden: int | None
-) -> tuple[Classifier, Chain]:
-    """D and G of feature matching: `conv_small` and its generator; with `hidden` units MLPs of three and two layers."""
-    if hidden is None:
-        return conv_small(style, shape[0], n_classes), generator(z_dim, shape)
-    return dense(style, shape, [hidden] * 3, n_classes), dense_generator(z_dim, shape, [hidden] * 2)
-
-
-def fit_players_(discriminator: Classifier, generator: Chain, data: Data, n: int, z_dim: int) -> None:
-    """Fits the weight normalisation of G to n z, uniform in [0, 1), and of D to as many labelled examples in [-1, 1]."""
-    assert data.x_labelled is not None, "it needs labelled examples"
-    chosen = data.x_labelled[data.noise.permutation(len(data.x_labelled))[:n]]
-    data_dependent_(generator, data.noise.uniform(n, z_dim))
-    data_dependent_(discriminator, 2 * data.scale * chosen.float() - 1, data.noise)

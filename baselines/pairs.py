@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines import losses
+from baselines.nets import Classifier
+from models.nets import running_statistics_kept
+from models.noise import Noise
 
 
 def real(logit: Tensor) -> Tensor:
@@ -41,6 +44,12 @@ def classifier_loss(labelled: Tensor, y: Tensor, unlabelled: Tensor, entropy: fl
     """
     supervised = F.cross_entropy(labelled.float(), y)
     return supervised + entropy * losses.conditional_entropy(unlabelled) + even * balance(unlabelled)
+
+
+def named(classifier: Classifier, images: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    """-E log p(y | x) of generated images and the classes they were made of; running statistics stay as they are."""
+    with running_statistics_kept(classifier):
+        return F.cross_entropy(classifier(images, noise).float(), y)
 
 
 def epoch_of(steps: Tensor, length: int) -> Tensor:

@@ -28,13 +28,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from baselines import pair_nets, pairs
 from baselines.pair_nets import Backbone
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
-from models.nets import Averaged, normal_, running_statistics_kept
+from models.nets import Averaged, normal_
 from models.noise import Noise
 
 
@@ -113,8 +112,7 @@ class SGAN(Method):
         made = images.detach()
 
         labelled, logits = self.classifier(given, noise), self.classifier(x, noise)
-        with running_statistics_kept(self.classifier):
-            named = F.cross_entropy(self.classifier(made, noise).float(), chosen)
+        named = pairs.named(self.classifier, made, chosen, noise)
         own = pairs.classifier_loss(labelled, y, logits, c.entropy_weight, c.balance_weight)
         weight = ((epoch - c.generated_from) / c.generated_over).clamp(0, c.generated_most)
         pairs.descend(own + weight * named, self.c_parameters, self.c_adam, self.rate)
@@ -130,12 +128,9 @@ class SGAN(Method):
         pairs.descend(d_xy + d_xz, self.d_parameters, self.d_adam, self.others_rate)
 
         r_z = c.z_weight * 0.5 * (z - self.inference(images, noise)).square().sum(1).mean()
-        with running_statistics_kept(self.classifier):
-            r_y = F.cross_entropy(self.classifier(images, noise).float(), chosen)
-        i, g = (
-            pairs.fake(self.d_xz(x, code)),
-            pairs.real(self.judge(images, chosen, noise)) + pairs.real(self.d_xz(images, z)),
-        )
+        r_y = pairs.named(self.classifier, images, chosen, noise)
+        i = pairs.fake(self.d_xz(x, code))
+        g = pairs.real(self.judge(images, chosen, noise)) + pairs.real(self.d_xz(images, z))
         # I's part and G's touch no parameter of the other, but for R_z, which both minimise
         pairs.descend(i + g + r_z + r_y, self.g_parameters, self.g_adam, self.others_rate)
         losses = {"c": own, "c_generated": named, "d_xy": d_xy, "d_xz": d_xz, "i": i, "g": g, "r_z": r_z, "r_y": r_y}

@@ -33,7 +33,7 @@ from baselines import pair_nets, pairs
 from baselines.pair_nets import Backbone
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
-from models.nets import Averaged, normal_, running_statistics_kept
+from models.nets import Averaged, normal_
 from models.noise import Noise
 
 
@@ -124,8 +124,7 @@ class TripleGAN(Method):
 
         with torch.no_grad():
             doubt = F.softplus(-self.judge(x, guess, noise))
-        with running_statistics_kept(self.classifier):
-            named = F.cross_entropy(self.classifier(images.detach(), noise).float(), chosen)
+        named = pairs.named(self.classifier, images.detach(), chosen, noise)
         own = pairs.classifier_loss(labelled, y, logits, c.entropy_weight, c.balance_weight)
         fooling = 0.5 * (sure * doubt).mean()
         late = c.generated_weight * (epoch >= c.generated_from)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.losses import feature_matching, real_logit, unlabelled_loss
+from baselines.feature_matching import feature_matching
+from baselines.losses import real_logit, unlabelled_loss
 from models.noise import Noise
 
 
