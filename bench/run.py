@@ -260,6 +260,9 @@ def device_slots(name: str, workers: int | None, trials: int = 10) -> tuple[str,
 
     count = torch.cuda.device_count()
     known = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    if not count and re.fullmatch(r"cuda(:\d+)?", name, re.ASCII):
+        why = "finds no GPU" if torch.backends.cuda.is_built() else "was built without CUDA"
+        raise UserError(f"--device: unknown device {name!r}: PyTorch {torch.__version__} {why}; choices: auto, cpu")
     if name not in known:
         raise unknown("device", name, known, "--device")
     if name == "auto":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench import official, run
 from bench.errors import UserError
@@ -110,10 +111,17 @@ def test_what_argparse_refuses_is_exit_2_too(capsys: Captured, arguments: list[s
     assert "error: " in capsys.readouterr().err
 
 
-def test_a_device_without_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("built", "why"), [(True, "finds no GPU"), (False, "was built without CUDA")])
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_a_device_without_a_gpu_is_named(name: str, built: bool, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    with pytest.raises(UserError, match="unknown device 'cuda'; choices: auto, cpu"):
-        device_slots("cuda", None)
+    monkeypatch.setattr("torch.backends.cuda.is_built", lambda: built)
+    with pytest.raises(UserError) as caught:
+        device_slots(name, None)
+    line = f"--device: unknown device {name!r}: PyTorch {torch.__version__} {why}; choices: auto, cpu"
+    assert str(caught.value) == line
+    with pytest.raises(UserError, match="--device: unknown device 'cudax'; choices: auto, cpu"):
+        device_slots("cudax", None)
     assert device_slots("auto", 3) == ("cpu", "cpu", "cpu")
 
 
