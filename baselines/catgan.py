@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.losses import conditional_entropy
+from baselines.losses import conditional_entropy, descend
 from models.method import Batch, Method, Spec
 from models.nets import conv, fan_in_, linear, mlp, running_statistics_kept
 from models.noise import Noise
@@ -88,15 +88,11 @@ class CatGAN(Method):
         with running_statistics_kept(self.discriminator):
             generated = self.judge(x.detach(), noise)
         d = discriminator_loss(real, generated)
-        self.d_adam.zero_grad()
-        d.backward(inputs=self.d_parameters)
-        self.d_adam.step()
+        descend(d, self.d_parameters, self.d_adam)
 
         with running_statistics_kept(self.discriminator):
             g = generator_loss(self.judge(x, noise))
-        self.g_adam.zero_grad()
-        g.backward(inputs=self.g_parameters)
-        self.g_adam.step()
+        descend(g, self.g_parameters, self.g_adam)
         terms = {"marginal": marginal_entropy(real), "real": conditional_entropy(real), "d": d, "g": g}
         return {name: value.detach() for name, value in terms.items()}
 

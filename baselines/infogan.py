@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from baselines.losses import descend
 from models.adversarial import discriminator_loss, synthesis_loss
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
@@ -78,15 +79,11 @@ class InfoGAN(Method):
         self.q_head(real)  # for its running statistics alone: no loss reads Q on real images
         fake, mi_y, mi_c = self._play(batch)
         d = discriminator_loss(self.d_head(real).flatten().float(), fake)
-        self.d_adam.zero_grad()
-        (d - self.config.mi_weight * (mi_y + mi_c)).backward(inputs=self.d_parameters)
-        self.d_adam.step()
+        descend(d - self.config.mi_weight * (mi_y + mi_c), self.d_parameters, self.d_adam)
 
         fake, mi_y, mi_c = self._play(batch)
         g = synthesis_loss(fake)
-        self.g_adam.zero_grad()
-        (g - self.config.mi_weight * (mi_y + mi_c)).backward(inputs=self.g_parameters)
-        self.g_adam.step()
+        descend(g - self.config.mi_weight * (mi_y + mi_c), self.g_parameters, self.g_adam)
         return {name: value.detach() for name, value in {"d": d, "g": g, "mi_y": mi_y, "mi_c": mi_c}.items()}
 
     def _play(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
