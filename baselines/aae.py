@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.codes import Game
 from baselines.losses import descend
-from models.adversarial import discriminator_loss, synthesis_loss
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
 from models.nets import mlp, normal_
@@ -86,19 +86,14 @@ class AAE(Method):
         y, z = self.encode(x)
         prior_y = one_hot(noise.integers(self.config.components, n), self.config.components)
         prior_z = noise.normal(n, self.config.z_dim)
-        l_y = discriminator_loss(self._judge(self.d_y, prior_y, noise), self._judge(self.d_y, y.detach(), noise))
-        l_z = discriminator_loss(self._judge(self.d_z, prior_z, noise), self._judge(self.d_z, z.detach(), noise))
+        games = [Game(self.d_y, prior_y, y), Game(self.d_z, prior_z, z)]
+        l_y, l_z = (game.discriminator_loss(self.config.noise, noise) for game in games)
         descend(l_y + l_z, self.d_parameters, self.d_adam)
 
-        e_y = synthesis_loss(self._judge(self.d_y, y, noise))
-        e_z = synthesis_loss(self._judge(self.d_z, z, noise))
+        e_y, e_z = (game.encoder_loss(self.config.noise, noise) for game in games)
         descend(e_y + e_z, self.e_parameters, self.e_adam)
         named = {"reconstruction": reconstruction, "d_y": l_y, "d_z": l_z, "e_y": e_y, "e_z": e_z}
         return {name: value.detach() for name, value in named.items()}
-
-    def _judge(self, discriminator: nn.Module, code: Tensor, noise: Noise) -> Tensor:
-        """Logits [B] that codes come from the prior; the noise on them hides that y is no exact one-hot."""
-        return discriminator(code + self.config.noise * noise.normal(*code.shape)).flatten()
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable category, int64 [B]."""

@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.codes import Game
 from baselines.losses import descend
-from models.adversarial import discriminator_loss, synthesis_loss
 from models.latent import one_hot
 from models.layers import Net
 from models.method import Batch, Method, Spec
@@ -107,12 +107,11 @@ class AAESemi(Method):
         logits, z = self.encode(x, noise)
         y, n = F.softmax(logits, 1), len(x)
         prior_y, prior_z = one_hot(noise.integers(c.components, n), c.components), noise.normal(n, self.z_dim)
-        l_y = discriminator_loss(self._judge(self.d_y, prior_y, noise), self._judge(self.d_y, y.detach(), noise))
-        l_z = discriminator_loss(self._judge(self.d_z, prior_z, noise), self._judge(self.d_z, z.detach(), noise))
+        games = [Game(self.d_y, prior_y, y), Game(self.d_z, prior_z, z)]
+        l_y, l_z = (game.discriminator_loss(c.noise, noise) for game in games)
         descend(l_y + l_z, self.d_parameters, self.d_adam)
 
-        e_y = synthesis_loss(self._judge(self.d_y, y, noise))
-        e_z = synthesis_loss(self._judge(self.d_z, z, noise))
+        e_y, e_z = (game.encoder_loss(c.noise, noise) for game in games)
         descend(e_y + e_z, self.e_parameters, self.e_adam)
 
         logits, _ = self.encode(given, noise)
@@ -124,10 +123,6 @@ class AAESemi(Method):
             "supervised": supervised.detach(),
             "train_error": error,
         }
-
-    def _judge(self, discriminator: nn.Module, code: Tensor, noise: Noise) -> Tensor:
-        """Logits [B] that codes come from the prior; the noise on them hides that y is no exact one-hot."""
-        return discriminator(code + self.config.noise * noise.normal(*code.shape)).flatten().float()
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class, int64 [B]."""

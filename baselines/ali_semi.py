@@ -1,4 +1,4 @@
-"""Semi-supervised ALI (Dumoulin et al., 2016, section 4.4): a discriminator of pairs (x, z) that also names the class of x.
+"""Semi-supervised ALI (Dumoulin et al., 2016, section 4.3): a discriminator of pairs (x, z) that also names the class of x.
 
 D(x, z) has K logits; that of class K + 1, "synthesised", is 0 (Salimans et al., 2016). Their log-sum-exp, log Z, is the logit
 that a pair is inferred, (x, Gz(x)), and not synthesised, (Gx(z), z) with z ~ N(0, I):

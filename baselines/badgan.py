@@ -10,8 +10,9 @@ D moves, then G against what it has become, on z drawn afresh.
 
 Follows kimiyoung/ssl_bad_gan, svhn_trainer.py, config.py and model.py: weights, nets, initialisation by data, Adam, schedule.
 Departures: the rate falls with every step, there once an epoch; all weights start from N(0, 0.05²), there those of
-weight-normalised layers alone and PyTorch's default in G's others; labels and unlabelled examples are the suite's, there 100
-labels of each class and all 73,257 images.
+weight-normalised layers alone and PyTorch's default in G's others; G's batch normalisation starts from scales of 1, those of
+PyTorch then from U(0, 1); labels and unlabelled examples are the suite's, there 100 labels of each class and all 73,257
+images.
 
 Pitfalls: that code never stops and prints the lowest test error so far, so the published 4.25 ± 0.03 may be picked on the
 test set; nothing says how many seeds. Here the last step counts. The entropy term makes D sure of its mistakes too, hence its

@@ -6,13 +6,13 @@ q(h | x), q(w | x) are Gaussians, and p(z | h, w) ∝ N(h; μ_z(w), σ²_z(w)) /
     E_q(h) log p(x | h)                                         reconstruction
     - E_q(h)q(w) Σ_k p(z=k | h, w) KL(q(h | x) || p(h | w, k))  conditional prior, Eq. 5
     - KL(q(w | x) || N(0, I))                                   w-prior
-    - E_q(h)q(w) KL(p(z | h, w) || Cat(1/K))                    z-prior, of each example at least λ (free bits)
+    - E_q(h)q(w) KL(p(z | h, w) || Cat(1/K))                    z-prior, at least λ an example (free bits)
 
 Without λ this is a lower bound of log p(x), if not the tightest of this q: Eq. 5's KL forgets the h that weighs it.
 
-A reimplementation of the equations; sizes and optimiser are from the authors' code (Nat-D/GMVAE), whose master branch learns a
-net q(z | x) instead. Here weights are normal with the variance of Torch's uniform ones, biases start from 0, batch
-normalisation's scales from 1, and the means of h and w answer. The paper labels a cluster by its most confident test example.
+A reimplementation of the equations; sizes and optimiser are from the authors' code (Nat-D/GMVAE), which applies λ to the batch's
+mean and in its master branch learns q(z | x). Here weights are normal with the variance of Torch's uniform ones, biases start from
+0, scales from 1, the means of h and w answer. The paper labels a cluster by its most confident test example.
 
 Known pitfall: the z-prior works against clustering. Components merge early and hardly ever part again, so results vary widely
 with the seed. In the paper's first version 10 samples an example helped (K = 10: 87 % right instead of 74 %).

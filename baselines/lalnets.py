@@ -10,8 +10,8 @@ k-means on the last hidden layer, of images as they are, gives the clusters. Rew
 choices: every image enters the Gram matrices of all pseudo classes; ‖Z‖² is a sum over the batch, so c4 is meant for 400; an
 epoch shows each image under all 8 pseudo classes, so it is 8 of the bench's.
 Departures: k-means reads the training images, where the authors fit it to the very test images they score; the mean image of
-`standardise` is always that of the training images; coactivity is Σ U - tr U as in balance_type 3 (type 7 repeats balance there;
-c3 is 0 in all scripts); pseudo classes are drawn independently; weights ~ N(0, 1 / fan in), not Keras' uniform ones of Glorot.
+`standardise` is that of the training images; coactivity is Σ U - tr U as in balance_type 3 (7 repeats balance there; c3 is 0 in
+all scripts); pseudo classes are drawn independently; weights ~ N(0, 1 / fan in), not Keras' of Glorot; mlp: norms unbounded.
 The known pitfall: the task must need to know what is in the image. A turned 6 is a 9, some digits look the same after some
 transformations, and whatever else tells up from down (the mean image, left on a black background) is read instead.
 """

@@ -13,11 +13,14 @@ R_z = 0.1 * ‖z - I(G(y, z))‖² / 2 and R_y = -log p_C(y | G(y, z)), means ov
 distribution to the batch's mean of p(y | x). For 50 epochs C moves alone. Classes are those of an average of C's weights.
 
 Follows thudzj/StructuredGAN, sgan_svhn.py and components/objectives.py (a fork of Triple-GAN's). Departures: a step moves all
-players, there an epoch of C's steps comes before one of the others'; C's pass serves D_xy too, and one set of generated
-images all players, there drawn anew; I and G move at once; C's pretraining keeps β1 at 0.5 (0.9 there), and all else is computed
-meanwhile at rate 0, so that all steps are the same program; generated images do not move C's running statistics; G's batch
-normalisation has a scale; labels and unlabelled examples are the suite's, there 100 of each class and all 73,257. That code
-has no validation split and scores 26,000 of the 26,032 test images.
+players, there an epoch of C's steps comes before one of the others'; C's pass serves D_xy too, and one set of generated images
+all players, there drawn anew; I and G move at once; C's pretraining keeps β1 at 0.5 and one Adam (0.9, and a new one after it,
+there), and all else is computed meanwhile at rate 0, so that all steps are the same program and Adam's moments of D, G and I
+are those of nets at rest when they first move; C's generated pairs are of every class alike, there of classes drawn at random;
+batch normalisation has PyTorch's ε and running variances, there 1e-4 (C), 1e-6 (G) and running 1/σ; no probability is clipped
+in a loss, there to [1e-6, 1 - 1e-6]; the average of C's statistics starts at the net's own, there at 0; generated images do
+not move C's running statistics; G's batch normalisation has a scale; labels and unlabelled examples are the suite's, there 100
+of each class and all 73,257. That code has no validation split and scores 26,000 of the 26,032 test images.
 
 Pitfalls: as Triple-GAN's; early generated pairs are wrong, so w stays 0 for 100 epochs and then grows to 0.02 at most.
 """

@@ -1,8 +1,9 @@
-"""Spectral clustering on pixels (Ng, Jordan and Weiss, 2001), by scikit-learn: a floor that follows the shape of the data.
+"""Spectral clustering of pixels (normalised cuts, Shi and Malik, 2000), by scikit-learn: a floor that follows the data's shape.
 
-The graph joins each landmark, a training example, with its nearest neighbours; k-means clusters the first K eigenvectors of the
-graph's normalised Laplacian. The eigenvectors say nothing of an example outside the graph: it takes the cluster of the nearest
-landmark. Departure: landmarks are a random part of a large training set, since the eigenvectors of all of it take hours.
+The graph joins each landmark, a training example, with its nearest neighbours; k-means clusters the first K eigenvectors of
+the graph's normalised Laplacian, divided by the root of each degree. The eigenvectors say nothing of an example outside the
+graph: it takes the cluster of the nearest landmark. Departure: landmarks are a random part of a large training set, since the
+eigenvectors of all of it take hours.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class SpectralConfig:
     """Knobs of spectral clustering; the numbers are scikit-learn's defaults where nothing else is said."""
 
     components: int = 10  # K, clusters and eigenvectors
-    n_neighbors: int = 10  # of each landmark in the graph
+    n_neighbors: int = 10  # of each landmark in the graph, itself counted
     n_init: int = 10  # starts of k-means on the eigenvectors
     landmarks: int = 10_000  # training examples in the graph, all where there are fewer; ours
 

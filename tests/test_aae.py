@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.aae import AAE
+from baselines.codes import Game
 from models.method import Batch, Spec
 from models.noise import Noise
 
@@ -72,25 +72,19 @@ def test_discriminators_see_codes_with_noise_of_the_given_std() -> None:
     def spread(code: Tensor) -> Tensor:
         return code.std(dim=1, keepdim=True)
 
-    method = aae(noise=0.3)
-    judged = method._judge(spread, torch.ones(1, 100_000), Noise.seeded(0))  # type: ignore[arg-type]
-    assert judged.shape == (1,)
-    assert float(judged) == pytest.approx(0.3, rel=0.02)
-    assert float(aae(noise=0.0)._judge(spread, torch.ones(1, 9), Noise.seeded(0))) == 0  # type: ignore[arg-type]
+    ones = torch.ones(1, 100_000)
+    game = Game(spread, ones, ones)  # type: ignore[arg-type]
+    for std in (0.3, 0.0):
+        loss = math.log1p(math.exp(-std))  # of a discriminator whose logit is the spread
+        assert float(game.encoder_loss(std, Noise.seeded(0))) == pytest.approx(loss, rel=1e-3)
+        assert float(game.discriminator_loss(std, Noise.seeded(0))) == pytest.approx(2 * loss + std, rel=1e-3)
 
 
 def test_the_prior_of_y_is_one_hot_and_uniform() -> None:
-    method, seen = aae(), []
-    judge: Callable[..., Tensor] = method._judge
-
-    def spy(net: nn.Module, code: Tensor, noise: Noise) -> Tensor:
-        seen.append((net, code))
-        return judge(net, code, noise)
-
-    method._judge = spy  # type: ignore[method-assign, assignment]
+    method, seen = aae(noise=0.0), []
+    method.d_y.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[0]))
     method.update(batch(3000))
-    (net, prior), (_, y) = seen[:2]
-    assert net is method.d_y
+    prior, y = seen[:2]
     assert torch.equal(prior.max(1).values, torch.ones(3000))
     torch.testing.assert_close(prior.mean(0), torch.full((3,), 1 / 3), atol=0.03, rtol=0)
     torch.testing.assert_close(y.sum(1), torch.ones(3000))

@@ -67,13 +67,8 @@ def test_both_discriminators_move_once_a_step_and_the_encoder_in_three_phases(mo
 def test_losses_are_those_of_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
     method, data, seen = made(noise=0.0), batch(), []
     silence(monkeypatch, method, *OPTIMISERS)
-    judge = method._judge
-
-    def spy(net: torch.nn.Module, code: Tensor, noise: Noise) -> Tensor:
-        seen.append((net, code.detach()))
-        return judge(net, code, noise)
-
-    monkeypatch.setattr(method, "_judge", spy)
+    for d in (method.d_y, method.d_z):
+        d.register_forward_pre_hook(lambda net, inputs: seen.append((net, inputs[0].detach())))
     losses = method.update(data)
     assert data.x_labelled is not None and data.y_labelled is not None
     prior_y, prior_z = seen[0][1], seen[2][1]

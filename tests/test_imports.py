@@ -18,6 +18,7 @@ SHARED: dict[str, set[str]] = {
     "baselines.perturbation": set(),
     "baselines.pretraining": set(),
     "baselines.gar": set(),
+    "baselines.codes": set(),
     "baselines.feature_matching": {"baselines.blocks", "baselines.losses", "baselines.nets"},
     "baselines.pairs": {"baselines.losses", "baselines.nets"},
     "baselines.pair_nets": {"baselines.blocks", "baselines.nets"},

@@ -75,9 +75,10 @@ def test_losses_are_those_of_probabilities_over_k_plus_one_classes() -> None:
     assert float(losses["g"]) == pytest.approx((wanted - got).abs().mean().item(), rel=1e-4)
 
 
-def test_each_player_follows_its_own_loss_and_no_other() -> None:
+@pytest.mark.parametrize("epsilon", [1e-8, 1e-2])
+def test_each_player_follows_its_own_loss_and_no_other(epsilon: float) -> None:
     """One step of D and one of G with Adam's first step by hand: the sign of the gradient, as large as the rate."""
-    method, b = gan(learning_rate=1e-3), batch()
+    method, b = gan(learning_rate=1e-3, epsilon=epsilon), batch()
     method.prepare(data())
     twin, noise = copy.deepcopy(method), Noise.seeded(1)
     method.update(b)
@@ -87,22 +88,22 @@ def test_each_player_follows_its_own_loss_and_no_other() -> None:
     z = logits.exp().sum(1)
     loss = -(logits[:8].gather(1, b.y_labelled[:, None])[:, 0] - z[:8].log()).mean()  # type: ignore[index]
     loss = loss - 0.5 * (z[8:20] / (1 + z[8:20])).log().mean() + 0.5 * (1 + z[20:]).log().mean()
-    _adam(loss, twin.discriminator, 1e-3)
+    _adam(loss, twin.discriminator, 1e-3, epsilon)
     for p, q in zip(method.discriminator.parameters(), twin.discriminator.parameters(), strict=True):
         assert float((p - q).detach().abs().mean()) < 2e-5
     twin.discriminator.load_state_dict(method.discriminator.state_dict())  # what rounding made of gradients near 0
     wanted = twin.discriminator.features(2 * b.x - 1, noise).mean(0).detach()
     found = twin.discriminator.features(twin.generator(noise.uniform(12, 5)), noise).mean(0)
-    _adam((wanted - found).abs().mean(), twin.generator, 1e-3)
+    _adam((wanted - found).abs().mean(), twin.generator, 1e-3, epsilon)
     for p, q in zip(method.generator.parameters(), twin.generator.parameters(), strict=True):
         assert float((p - q).detach().abs().mean()) < 2e-5
 
 
-def _adam(loss: Tensor, net: torch.nn.Module, rate: float) -> None:
+def _adam(loss: Tensor, net: torch.nn.Module, rate: float, epsilon: float) -> None:
     """The first step, whose corrected moments are the gradient and its square."""
     parameters = [p for p in net.parameters() if p.requires_grad]
     for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        p.data -= rate * slope / (slope.abs() + 1e-8)
+        p.data -= rate * slope / (slope.abs() + epsilon)
 
 
 def test_labels_reach_g_through_d_alone() -> None:
