@@ -11,7 +11,7 @@ q(h | x), q(w | x) are Gaussians, and p(z | h, w) ∝ N(h; μ_z(w), σ²_z(w)) /
 Without λ this is a lower bound of log p(x), if not the tightest of this q: Eq. 5's KL forgets the h that weighs it.
 
 A reimplementation of the equations; sizes and optimiser are from the authors' code (Nat-D/GMVAE), which applies λ to the batch's
-mean and in its master branch learns q(z | x). Here weights are normal with the variance of Torch's uniform ones, biases start from
+mean and in its master branch learns q(z | x). Here weights are normal with the variance of Torch's uniform ones, biases start at
 0, scales from 1, the means of h and w answer. The paper labels a cluster by its most confident test example.
 
 Known pitfall: the z-prior works against clustering. Components merge early and hardly ever part again, so results vary widely
