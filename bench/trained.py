@@ -39,10 +39,14 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Trained:
     found = record.read(path)
     weights = path.with_suffix(".weights")
     if not weights.exists():
-        raise UserError(f"{weights}: no such file; run the trial with --keep-weights")
+        final = found["status"] in record.FINAL
+        how = " and another --out, or move the record away first" if final else ""
+        raise UserError(f"{weights}: no such file; run the trial with --keep-weights{how}")
     state = checkpoint.read(weights)
     if state is None or state.get("digest") != found["digest"]:
-        raise UserError(f"{weights}: damaged, or not of the record beside it; run the trial again with --keep-weights")
+        raise UserError(
+            f"{weights}: damaged, or not of the record beside it; move both away and run the trial with --keep-weights"
+        )
     trial = as_planned_today(Trial.from_json(found["trial"]))
     source = SOURCES[trial.data]
     noise = Noise.seeded(trial.init_seed, device)

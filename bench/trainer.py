@@ -79,6 +79,7 @@ class Run:
         self.engine.wait()
         return {
             "digest": self.trial.digest,
+            "data": [self.dataset.digest, self.dataset.split_digest],
             "step": self.step,
             "module": self.method.state_dict(),
             "optimizers": {name: adam.state_dict() for name, adam in self.method.optimizers().items()},
@@ -99,9 +100,11 @@ class Run:
         return {"digest": self.trial.digest, "module": self.method.state_dict(), "drawn": self.drawn}
 
     def fits(self, state: checkpoint.State) -> bool:
-        """Whether `restore` can take `state`: the code that wrote it may have had other tensors, or another device."""
+        """Whether `restore` can take `state`: the code that wrote it may have had other tensors, other data or another device."""
         mine = self.state()
         if not mine.keys() <= state.keys() or state["optimizers"].keys() != mine["optimizers"].keys():
+            return False
+        if state["data"] != mine["data"]:
             return False
         own, other = mine["module"], state["module"]
         # an empty buffer of mine is one that `prepare` fills; the method resizes it when it is loaded

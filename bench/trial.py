@@ -80,9 +80,9 @@ class Stop:
 
     def _signal(self, number: int, frame: object) -> None:
         # one request may arrive twice, from the system and from the dispatcher; a person's second one comes later
-        if self.asked and time.monotonic() - self.since > 1.0:
+        if self.since and time.monotonic() - self.since > 1.0:
             os._exit(128 + number)
-        self.asked, self.since = True, self.since or time.monotonic()
+        self.asked, self.since = True, self.since or time.monotonic()  # of signals alone: the parent's end is none
         self.jobs.put("")
 
     def _read(self) -> None:
@@ -152,14 +152,14 @@ def _run(job: Job, path: Path, stop: Stop, pool: Pool, lock: Lock) -> Going:
     result = current.result() if status in record.FINAL else None
     departures = current.method.departures()
     lock.require()
+    if job.keep_weights and status == "done":  # before the record, beside which nobody would make them any more
+        checkpoint.save(path.with_suffix(".weights"), current.weights())
     if not record.write(
         path, record.new_record(job.trial, status, reason, result, _data_facts(current), about, departures)
     ):
         raise Lost
     if status == "interrupted":
         return UNFINISHED
-    if job.keep_weights and status == "done":
-        checkpoint.save(path.with_suffix(".weights"), current.weights())
     _clear(path)
     return DONE
 
@@ -175,7 +175,10 @@ def _resume(run: Run, saved: Path, made_by: dict[str, Any]) -> list[str]:
     state, remarks = checkpoint.load(saved, run.trial.digest)
     if state is not None and not run.fits(state):
         checkpoint.set_aside(saved)
-        return [*remarks, "a checkpoint of other code or another kind of device was set aside; the trial began again"]
+        return [
+            *remarks,
+            "a checkpoint of other code, other data or another kind of device was set aside; the trial began again",
+        ]
     if state is None:
         return remarks
     run.restore(state)

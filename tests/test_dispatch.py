@@ -152,6 +152,26 @@ def test_final_weights_stay_on_request(
     assert trainer.weights_digest(fresh.method) == record.read(path)["result"]["weights_sha256"]
 
 
+def test_no_final_record_stands_without_the_weights_that_were_asked_for(
+    make_trial: Callable[..., Trial], tmp_path: Path, toy: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the two leaves weights without a record, which the next run makes again; not the other way round."""
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    what = make_trial()
+    path = record.record_path(tmp_path, what)
+    path.parent.mkdir(parents=True)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint, "save", full)
+        assert attempted(trial.Job(what, "cpu", str(tmp_path), 1, keep_weights=True)) == trial.USER_ERROR
+    assert not path.exists()
+    assert attempted(trial.Job(what, "cpu", str(tmp_path), 1, keep_weights=True)) == trial.DONE
+    assert path.exists() and path.with_suffix(".weights").exists()
+
+
 def test_a_record_names_the_departures_of_its_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "dup2", lambda *_: None)
     (what,) = trials(load_suite("digits_semi"), "quick", ["samm"], [0])
@@ -175,8 +195,14 @@ def _of_a_gpu(state: dict[str, Any]) -> None:
     state["noise"] = state["noise"][:16]
 
 
+def _of_other_data(state: dict[str, Any]) -> None:
+    state["data"] = ["0" * 64, state["data"][1]]
+
+
 @pytest.mark.fault(6)
-@pytest.mark.parametrize("edit", [_wide, _renamed, _without_optimiser, _more_parameters, _of_old_code, _of_a_gpu])
+@pytest.mark.parametrize(
+    "edit", [_wide, _renamed, _without_optimiser, _more_parameters, _of_old_code, _of_a_gpu, _of_other_data]
+)
 def test_a_checkpoint_of_other_code_is_set_aside_and_the_trial_begins_again(
     job: Any, edit: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -194,7 +220,7 @@ def test_a_checkpoint_of_other_code_is_set_aside_and_the_trial_begins_again(
     assert _same(path) == whole
     about = record.read(path)["run"]
     assert about["remarks"] == [
-        "a checkpoint of other code or another kind of device was set aside; the trial began again"
+        "a checkpoint of other code, other data or another kind of device was set aside; the trial began again"
     ]
     assert about["resumed"] == 0
     assert path.with_name("seed00.checkpoint.bad").read_bytes() == content
@@ -213,7 +239,7 @@ def test_a_damaged_checkpoint_before_one_of_other_code_is_told_too(job: Any) -> 
     assert job()[0] == trial.DONE
     assert record.read(path)["run"]["remarks"] == [
         "checkpoint seed00.checkpoint is damaged, moved aside",
-        "a checkpoint of other code or another kind of device was set aside; the trial began again",
+        "a checkpoint of other code, other data or another kind of device was set aside; the trial began again",
     ]
 
 
@@ -364,6 +390,19 @@ def test_a_second_signal_leaves_at_once(stop: tuple[trial.Stop, Any], monkeypatc
     stop[0].since -= 5.0
     os.kill(os.getpid(), signal.SIGINT)
     assert left == [130]
+
+
+def test_the_first_signal_after_the_end_of_the_parent_is_no_second_one(
+    stop: tuple[trial.Stop, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that goes down ends the parent first; its signal must leave the trial the time for a checkpoint."""
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    asked, parent = stop
+    parent.close()
+    assert asked.jobs.get(timeout=5) == ""
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert left == [] and asked()
 
 
 def test_progress_that_nobody_reads_does_not_end_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_weights_that_are_missing_damaged_or_of_another_trial(stored: Path, tmp_
     path = tmp_path / "seed00.json"
     path.write_bytes(source.read_bytes())
     weights = path.with_suffix(".weights")
-    with pytest.raises(UserError, match="--keep-weights"):
+    with pytest.raises(UserError, match="--keep-weights and another --out"):
         load(path)
     content = source.with_suffix(".weights").read_bytes()
     weights.write_bytes(content[:-1])
