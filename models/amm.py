@@ -25,7 +25,7 @@ from models.noise import Noise
 from models.prior import Kind, build_prior
 
 Tuple3 = tuple[Tensor, Tensor, Tensor]  # x, y, z
-DRAWS = 1024  # of ε for the expectation over Eq. 8's noise
+DRAWS = 1024  # of ε for the expectation over Eq. 8's noise in an answer
 STATISTICS = 10  # batches of a thousand training examples that give averaged encoders their running statistics
 TINY = 1e-30  # a slope of D's loss below which the ratio of the players' slopes would overflow
 
@@ -57,6 +57,7 @@ class AMMConfig:
     momentum: float = 0.1  # of running statistics; PyTorch's default
     init_std: float = 0.02  # kernels ~ N(0, init_std²) (section 4)
     y_log_variance: float = 0.0  # where the bias of yσ starts, which no data has shaped yet; 0 is noise of std 1
+    y_draws: int = 1  # of ε, whose softmaxes are averaged to ŷ; Eqs. 8 and 9 print one, see `encode`
     y_noise: Literal["learned", "fixed"] = "learned"  # fixed: the log-variance of Eq. 8 stays y_log_variance, ours
     g_dropout: float = 1.0  # factor on the tables' probabilities in encoder, prior and decoder; 0 leaves dropout out
     d_dropout: float = 1.0  # the same in D
@@ -64,8 +65,9 @@ class AMMConfig:
     pool_first: bool = False  # pool before normalisation and activation, as the columns stand in Tables 7 and 10
 
     def __post_init__(self) -> None:
-        if self.d_steps < 1:
-            raise ValueError(f"d_steps must be at least 1, got {self.d_steps}")
+        for name in ("d_steps", "y_draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.schedule == "simultaneous" and self.d_steps != 1:
             raise ValueError("d_steps other than 1 needs schedule: alternating")
         usuals = {"penalty_between": "sides", "penalty_norm": "joint", "penalty_y": 1.0, "penalty_on": "logit"}
@@ -128,9 +130,14 @@ class AMM(Method):
     def encode(self, x: Tensor, noise: Noise | None) -> dict[str, Tensor]:
         """Rows yμ, y, zμ, z of q(y, z | x), each [B, channels, 1, 1]; without `noise`, y = softmax(μ) and z = μ.
 
-        Under Eq. 6 z is drawn given ŷ, as Algorithm 1 has it; Eq. 10 prints h_y(x), its logits.
+        Under Eq. 6 z is drawn given ŷ, as Algorithm 1 has it; Eq. 10 prints h_y(x), its logits. With several `y_draws` ŷ is the
+        mean of their softmaxes, by which Kendall & Gal (2017, Eq. 12), whom section 2.2 follows, classify under noise: a
+        large σ makes it soft instead of crisp.
         """
         h: dict[str, Tensor] = self._y_net()(noise, x=x)
+        if self.config.y_draws > 1 and noise is not None:
+            draws = noise.normal(len(x), self.config.y_draws, self.config.components)
+            h["y"] = expected_softmax(h["yμ"].flatten(1), self.noise_y(h), draws)[:, :, None, None]
         if self.config.y_sample == "straight_through":
             h["y"] = straight_through(h["y"])
         return self._encoder("encoder_z")(noise, x=x, y=h["y"]) | h if self.config.factorisation == 6 else h

@@ -29,7 +29,9 @@ def one_hot(y: Tensor, k: int) -> Tensor:
 
 
 def expected_softmax(mean: Tensor, deviation: Tensor, draws: Tensor) -> Tensor:
-    """E[softmax(μ + σ ⊙ ε)], the probabilities of q(y | x) in Eqs. 8 and 9, [B, K], from μ and σ [B, K] and draws of ε [S, K].
+    """E[softmax(μ + σ ⊙ ε)], the probabilities of q(y | x) in Eqs. 8 and 9, [B, K].
+
+    From μ and σ, [B, K], and S draws of ε, [S, K] for all examples or [B, S, K].
 
     Its largest entry need not be that of μ: an entry with a large σ is the largest of a draw more often than its μ says.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -286,6 +286,24 @@ def test_d_sees_the_y_that_the_config_names(y_sample: str) -> None:
     assert not torch.allclose(soft.max(1).values, torch.ones(()), atol=1e-2)
 
 
+@pytest.mark.parametrize("factorisation", [6, 7])
+def test_several_draws_of_the_noise_of_y_are_averaged(factorisation: int) -> None:
+    """ŷ is near E[softmax(μ + σ ⊙ ε)] with many draws, and σ learns; z of Eq. 6 is drawn given that ŷ."""
+    model = _amm(**PLAIN, factorisation=factorisation, y_draws=2000, y_log_variance=2.0)
+    h = model.encode(_x(), Noise.seeded(7))
+    expected = model.probabilities(h)
+    assert float((h["y"].flatten(1) - expected).detach().abs().max()) < 0.06
+    one = _amm(**PLAIN, factorisation=factorisation, y_log_variance=2.0).encode(_x(), Noise.seeded(7))
+    assert float((one["y"].flatten(1) - expected).detach().abs().max()) > 0.2
+    spread = cast(Layer, model._y_net().layers["yσ"])
+    (slope,) = torch.autograd.grad(h["y"].square().sum(), [cast(Tensor, spread.bias)], retain_graph=True)
+    assert bool(slope.all())
+    if factorisation == 6:
+        z = model.encoder_z(None, "zμ", x=_x(), y=h["y"])["zμ"]
+        assert torch.allclose(z, h["zμ"], atol=1e-6)
+    assert torch.equal(model.encode(_x(), None)["y"].flatten(1), torch.softmax(h["yμ"].flatten(1), 1))
+
+
 def test_the_synthesised_tuple_is_one_category() -> None:
     model = _amm(**PLAIN, prior="fixed", separation=50.0)
     _, y, z = model.synthesised(64, Noise.seeded(8))
@@ -451,6 +469,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"penalty_y": 5.0},
     {"y_log_variance": 2.0, "g_dropout": 0.0, "d_dropout": 0.0},
     {"y_noise": "fixed"},
+    {"y_draws": 3, "factorisation": 6},
     {"average_rate": 0.1, "factorisation": 6},
     {"saturating": True},
     {"schedule": "alternating", "d_steps": 2, "factorisation": 6, "prior": "fixed"},

@@ -623,6 +623,7 @@ LARGE = [
     "amm_k30",
     "amm_k20_works",
     "amm_k30_works",
+    "amm_k30_draws",
     "aae_k30",
     "gmvae_k30",
     "infogan",
@@ -637,7 +638,7 @@ ROWS = [
 ]
 
 
-KNOBS = [("ablation_digits", "averaged"), ("ablation_digits", "y_noise_fixed")]  # that no other row has
+KNOBS = [("ablation_digits", row) for row in ("averaged", "y_noise_fixed", "learned_y_draws")]  # that no other row has
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS + KNOBS)

@@ -368,6 +368,7 @@ def test_p_y_is_in_the_state_of_a_trial() -> None:
 
 VARIANTS: list[dict[str, Any]] = [
     {"y_sample": "straight_through"},
+    {"y_draws": 3},
     {"penalty": "roth"},
     {"prior": "fixed"},
     {"prior": "standard"},
