@@ -73,9 +73,9 @@ class Section:
     made_with: Rows
 
 
-def section(suite: Suite, runs: Path, reference: Path) -> Section | None:
-    """What there is of a suite; nothing where there is neither a record nor a published number."""
-    shipped, yours, remarks = collected(suite, "paper", runs, reference)
+def section(suite: Suite, runs: Path, reference: Path, allow_mixed: bool = False) -> Section | None:
+    """What there is of a suite; nothing where there is neither a record nor a published number. Errors: `collected`'s."""
+    shipped, yours, remarks = collected(suite, "paper", runs, reference, allow_mixed)
     if not shipped and not yours and not any(row.published for row in suite.rows):
         return None
     lines, common = prepared(suite, "paper", shipped, yours, remarks)
@@ -227,6 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=given_path, default=Path("results/report"), help="without .html (default: %(default)s)"
     )
+    parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     options = parser.parse_args(argv)
     try:
         suites = [load_suite(name) for name in options.suite or names()]
@@ -235,7 +236,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         suites.sort(key=lambda suite: all(row.published is None for row in suite.rows))  # the paper's tables first
         for suite in suites:
             trials(suite, "paper")
-        sections = [found for suite in suites if (found := section(suite, options.runs, options.reference))]
+        roots = options.runs, options.reference
+        sections = [found for suite in suites if (found := section(suite, *roots, options.allow_mixed))]
         if not any(found.made_with for found in sections):
             raise UserError(f"no record below {options.runs} or {options.reference}; run a suite with bench.run first")
         folder, stem = options.out.parent, options.out.name

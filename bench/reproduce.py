@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("--suite", help="run this suite of the table only (default: all)")
     parser.add_argument("--yes", action="store_true", help="do not ask before a long run without a GPU")
+    parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     parser.add_argument(
         "--results", type=given_path, default=Path("results"), help="where the tables go (default: %(default)s)"
     )
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise unknown("suite", own.suite, suites, own.table)
         code = reproduce([own.suite] if own.suite else suites, own.yes, rest)
         options = run.parser().parse_args(rest)
-        write_tables(own.table, options.budget, options.out, own.results)
+        write_tables(own.table, options.budget, options.out, own.results, own.allow_mixed)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -96,17 +97,25 @@ def consent(seconds: float, trials: int) -> None:
         raise UserError("not started; --budget quick is shorter, and whatever has run stays")
 
 
-def write_tables(name: str, budget: str, runs: Path, results: Path) -> None:
-    """Writes results/<name>.md, .tex and .csv from the records that there are."""
-    for fmt, ending in ENDINGS.items():
+def write_tables(name: str, budget: str, runs: Path, results: Path, allow_mixed: bool) -> None:
+    """Writes results/<name>.md, .tex and .csv from the records that there are; all of them or, with an error, none."""
+    made = texts(TABLES[name], budget, runs, results / "reference", list(ENDINGS), allow_mixed)
+    for ending, content in zip(ENDINGS.values(), made, strict=True):
         path = results / f"{name}{ending}"
-        write_output(path, text(TABLES[name], budget, runs, results, fmt))
+        write_output(path, content)
         print(path)
 
 
-def text(suites: Sequence[str], budget: str, runs: Path, results: Path, fmt: str) -> str:
-    """The tables of some suites one below the other."""
-    return "\n".join(table.build(load_suite(suite), budget, runs, results / "reference", fmt) for suite in suites)
+def texts(
+    suites: Sequence[str], budget: str, runs: Path, reference: Path, formats: Sequence[str], allow_mixed: bool = False
+) -> list[str]:
+    """The tables of some suites one below the other, in each of the formats; errors as for `table.collected`."""
+    roots = runs, reference
+    found = [(suite, *table.collected(suite, budget, *roots, allow_mixed)) for suite in map(load_suite, suites)]
+    return [
+        "\n".join(table.render(suite, budget, shipped, yours, fmt, said) for suite, shipped, yours, said in found)
+        for fmt in formats
+    ]
 
 
 if __name__ == "__main__":

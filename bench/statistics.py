@@ -260,12 +260,25 @@ def _mixtures(records: Sequence[Record]) -> list[str]:
     dirty = ", ".join(str(_seed(record)) for record, git in gits if git.get("dirty"))
     notes = [f"Run from a working tree with uncommitted changes: seeds {dirty}."] if dirty else []
     # a trial that was killed before it began tells neither
-    digests = [record["data"].get("digest") for record in records if record["data"]]
-    revisions = [git.get("sha") or git.get("sources") for record, git in gits if record["run"]]
+    digests = [str(record["data"].get("digest"))[:12] for record in records if record["data"]]
+    revisions = _revisions([git for record, git in gits if record["run"]])
     for what, values in (("git revisions", revisions), ("versions of the data", digests)):
-        different = sorted({str(value)[:12] for value in values})
+        different = sorted(set(values))
         notes += [f"Mixes {what}: {', '.join(different)}."] if len(different) > 1 else []
     return notes
+
+
+def _revisions(gits: Sequence[Record]) -> list[str]:
+    """The code of each trial by its commit, else by its sources; by both where one commit stands for several sources."""
+    sources: dict[Any, set[str]] = {}
+    for git in gits:
+        sources.setdefault(git.get("sha"), set()).update([git["sources"]] if git.get("sources") else [])
+    names = []
+    for git in gits:
+        commit, own = git.get("sha"), git.get("sources")
+        name = str(commit or own)[:12]
+        names.append(f"{name} with sources {str(own)[:12]}" if commit and len(sources[commit]) > 1 else name)
+    return names
 
 
 def _reasons(records: Sequence[Record]) -> list[str]:

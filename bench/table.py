@@ -235,15 +235,16 @@ def _csv_row(suite: Suite, found: Line, common: Sequence[str]) -> dict[str, obje
     }
 
 
-def build(suite: Suite, budget: str, runs: Path, reference: Path, fmt: str) -> str:
-    """The table of what is stored below `runs` and `reference` now."""
-    shipped, yours, remarks = collected(suite, budget, runs, reference)
-    return render(suite, budget, shipped, yours, fmt, remarks)
+def collected(
+    suite: Suite, budget: str, runs: Path, reference: Path, allow_mixed: bool = False
+) -> tuple[list[Record], list[Record], list[str]]:
+    """The reference records of all budgets, yours of this one, and remarks on what was left out.
 
-
-def collected(suite: Suite, budget: str, runs: Path, reference: Path) -> tuple[list[Record], list[Record], list[str]]:
-    """The reference records of all budgets, yours of this one, and remarks on what was left out."""
+    Raises UserError for a row of yours that mixes code or data, unless that is allowed.
+    """
     yours, remarks = stored(runs, suite, budget, any_seed=False)
+    if not allow_mixed:
+        refuse_mixed(yours)
     shipped: list[Record] = []
     for name in suite.budgets:
         records, said = stored(reference, suite, name, any_seed=True)
@@ -267,8 +268,8 @@ def refuse_mixed(yours: Sequence[Record]) -> None:
             if len(seeds) > 1:
                 told = "; ".join(f"{digest[:12]}: seeds {', '.join(of)}" for digest, of in sorted(seeds.items()))
                 raise UserError(
-                    f"--runs: row {row} mixes different {what} ({told}); move the records of one away and run those seeds "
-                    "again, or take the table with a footnote by --allow-mixed"
+                    f"suite {yours[0]['trial']['suite']}: row {row} mixes different {what} ({told}); move the records of one "
+                    "away and run those seeds again, or take the cell with a footnote by --allow-mixed"
                 )
 
 
@@ -307,9 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         suite = load_suite(options.suite)
         trials(suite, options.budget)  # refuses an unknown budget
-        shipped, yours, remarks = collected(suite, options.budget, options.runs, options.reference)
-        if not options.allow_mixed:
-            refuse_mixed(yours)
+        roots = options.runs, options.reference
+        shipped, yours, remarks = collected(suite, options.budget, *roots, options.allow_mixed)
         text = render(suite, options.budget, shipped, yours, options.format, remarks)
         if options.out:
             write_output(options.out, text)

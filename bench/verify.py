@@ -28,7 +28,7 @@ from bench.errors import UserError
 from bench.files import given_path, write_output
 from bench.plan import trials
 from bench.record import is_of, read, record_path
-from bench.reproduce import ENDINGS, TABLES, text
+from bench.reproduce import ENDINGS, TABLES, texts
 from bench.statistics import Record
 from bench.suite import Trial, load_suite, names
 from bench.trainer import HEADLINE
@@ -47,9 +47,9 @@ def tables(results: Path) -> dict[str, Callable[[], str]]:
     """What makes each committed table, by its file's path below `results`: also those of the studies and of the README."""
     shows = {f"{name}{end}": (of, fmt) for name, of in TABLES.items() for fmt, end in ENDINGS.items()}
     shows |= {f"{suite}.md": ((suite,), "markdown") for suite in OURS}
-    nothing = results / "no runs of yours"
     made: dict[str, Callable[[], str]]
-    made = {name: partial(text, of, "paper", nothing, results, fmt) for name, (of, fmt) in shows.items()}
+    roots = results / "no runs of yours", results / "reference"
+    made = {name: partial(_table, of, fmt, roots) for name, (of, fmt) in shows.items()}
     made["coverage.md"] = lambda: campaign.page(campaign.ordered(), [results / "reference"])
     made["speed.md"] = lambda: speed.render(json.loads((results / "speed.json").read_bytes()))
     for page in sorted((results.parent / "docs").glob("*.md")):
@@ -58,6 +58,11 @@ def tables(results: Path) -> dict[str, Callable[[], str]]:
     if (readme := results.parent / "README.md").is_file():
         made["../README.md"] = lambda: BRIEF.sub(partial(_brief, results), readme.read_text(encoding="utf-8"))
     return made
+
+
+def _table(suites: Sequence[str], fmt: str, roots: tuple[Path, Path]) -> str:
+    (text,) = texts(suites, "paper", *roots, [fmt])
+    return text
 
 
 def _study(page: Path, results: Path) -> str:

@@ -220,6 +220,9 @@ def test_mixed_code_data_and_dirty_trees_are_told() -> None:
     assert cell([make("aae", 0, run={"git": None})], "test.majority", 1).notes == ()
     copies = [make("aae", seed, run={"git": {"sources": str(seed), "sha": None}}) for seed in (1, 2)]  # without git
     assert cell(copies, "test.majority", 2).notes == ("Mixes git revisions: 1, 2.",)
+    edited = [make("aae", seed, run={"git": {"sha": "a" * 40, "sources": f"{seed}" * 64}}) for seed in (1, 2)]
+    mixed = "aaaaaaaaaaaa with sources 111111111111, aaaaaaaaaaaa with sources 222222222222"
+    assert cell(edited, "test.majority", 2).notes == (f"Mixes git revisions: {mixed}.",)
     killed = make("aae", 1, status="killed", reason="out of memory", result=None, data={}, run={})
     (note,) = cell([make("aae", 0), killed], "test.majority", 2).notes
     assert note.startswith("Not in the mean: seed 1 killed")

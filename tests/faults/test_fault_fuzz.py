@@ -210,7 +210,8 @@ def test_a_record_without_a_seal_that_was_changed_anywhere_is_tabulated_or_left_
         assert found == changed or found["digest"] == changed["digest"]
     for fmt in ("markdown", "latex", "csv"):
         with suppress(UserError):
-            assert table.build(suite, "paper", folder, folder / "none", fmt)
+            shipped, yours, remarks = table.collected(suite, "paper", folder, folder / "none")
+            assert table.render(suite, "paper", shipped, yours, fmt, remarks)
 
 
 # checkpoints

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import run, table
+from bench import report, reproduce, run, table
 from bench.plan import trials
 from bench.record import new_record, read, record_path, write
 from bench.suite import load_suite
@@ -136,6 +136,39 @@ def test_results_of_other_code_or_data_are_refused_unless_asked_for(
     assert not (tmp_path / "table.md").exists()
     assert table.main([*nine, "--allow-mixed"]) == 0
     assert "Mixes git revisions" in capsys.readouterr().out
+
+
+@pytest.mark.fault(22)
+def test_mixed_results_are_refused_by_every_command_that_makes_tables(
+    nine: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """A working tree that was edited between two seeds: the same commit, other sources."""
+    suite = Path(nine[1])
+    suite.write_text(suite.read_text().replace("  quick: {", "  paper: {steps: 30, comparable: true}\n  quick: {"))
+    for trial in trials(load_suite(suite), "paper", seeds=range(3)):
+        score = {"step": 0, "test": {"majority": 3.0 + trial.seed}}
+        result = {"last": score, "weights_sha256": f"{trial.seed}"}
+        git = {"sha": "a" * 40, "sources": ("ab" if trial.seed else "cd") * 32, "dirty": True}
+        one = new_record(trial, "done", None, result, {"digest": "d"}, {"git": git})
+        write(record_path(tmp_path / "out", trial), one)
+    monkeypatch.setitem(reproduce.TABLES, "table1", (str(suite),))
+    monkeypatch.setattr("bench.run.main", lambda arguments: 3)
+    out, page = str(tmp_path / "out"), tmp_path / "made"
+    where = ["--suite", str(suite), "--runs", out, "--reference", str(tmp_path / "none")]
+    made: dict[Callable[[list[str]], int], list[str]] = {
+        table.main: [*where, "--out", str(page / "table.md")],
+        report.main: [*where, "--out", str(page / "r")],
+        reproduce.main: ["table1", "--yes", "--out", out, "--results", str(page)],
+    }
+    for main, options in made.items():
+        assert main(options) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "row kmeans mixes different code (abababababab: seeds 1, 2; cdcdcdcdcdcd: seeds 0)" in said
+        assert "--allow-mixed" in said and not page.exists()
+    for main, options in made.items():
+        assert main([*options, "--allow-mixed"]) in (0, 3)
+    for name in ("table.md", "table1.md", "table1.tex", "table1.csv", "r.md", "r.html"):
+        assert "aaaaaaaaaaaa with sources abababababab" in (page / name).read_text(), name
 
 
 @pytest.mark.fault(20)
