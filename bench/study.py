@@ -64,9 +64,19 @@ def _difference(metric: str, mine: Sequence[Record], base: Sequence[Record]) -> 
     return f"{a.mean - b.mean:+.1f} (p {p:.2g})"
 
 
+def _base(suite: Suite, found: dict[str, list[Record]]) -> list[Record]:
+    """The records of the first row, against which all others are held; UserError if it has none."""
+    row = suite.rows[0].row
+    if row not in found:
+        raise UserError(
+            f"suite {suite.suite}: its base, row {row}, has no finished trial; run the base first, by bench.run --only {row}"
+        )
+    return found[row]
+
+
 def table(suite: Suite, found: dict[str, list[Record]]) -> str:
     """Markdown: one line per row with records; the score at each quarter of the training, and readings at the end."""
-    base = next(iter(found.values()))
+    base = _base(suite, found)
     every = [record for records in found.values() for record in records]
     readings = [*READINGS, *(name for name in EXCHANGES if any(_at(record, name, 1.0) is not None for record in every))]
     rows = [_line(suite, row, found[row.row], base, readings) for row in suite.rows if row.row in found]
@@ -111,7 +121,7 @@ def draw(suite: Suite, found: dict[str, list[Record]], file: Any) -> None:
 
     split = suite.metric.partition(".")[0]
     columns = [suite.metric, *(f"{split}.live" if name == "live" else name for name in COLUMNS)]
-    base = next(iter(found.values()))
+    base = _base(suite, found)
     size = (2.0 * len(columns), 1.3 * len(found) + 0.8)
     figure, axes = pyplot.subplots(len(found), len(columns), figsize=size, squeeze=False, sharex=False, sharey="col")
     labels = {row.row: row.label for row in suite.rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,18 @@ def test_without_records_it_says_what_to_run(tmp_path: Path, suite: Suite, capsy
     assert study.main([*arguments, "--out", str(tmp_path / "page")]) == 2
     assert "no finished trial of suite study_toy" in capsys.readouterr().err
     assert not (tmp_path / "page.md").exists()
+
+
+def test_without_the_base_nothing_takes_its_place(
+    tmp_path: Path, suite: Suite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _store(tmp_path / "runs", suite)
+    shutil.rmtree(tmp_path / "runs" / "study_toy" / "paper" / "base")
+    arguments = ["--suite", str(suite.source.file), "--runs", str(tmp_path / "runs"), "--reference", str(tmp_path)]
+    assert study.main([*arguments, "--out", str(tmp_path / "page")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "row base, has no finished trial; run the base first" in said and "--only base" in said
+    assert not list(tmp_path.glob("page.*"))
 
 
 def test_panels_show_every_seed_and_both_means(tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
