@@ -160,7 +160,7 @@ def _judge(suite: Suite, comparable: bool, published: Published | None, found: C
         return Verdict("no result" if found.failures else ABSENT)
     if published is None:
         return Verdict(ABSENT if comparable else "quick run")
-    lower = metric.rpartition(".")[2] not in HIGHER_IS_BETTER
+    lower = not metric.endswith(HIGHER_IS_BETTER)
     numbers = (published.mean, published.std, published.n, suite.margin)
     judged = verdict(found.summary, *numbers, lower_is_better=lower, comparable=comparable)
     if judged.word in TESTED and found.summary.n < found.planned:

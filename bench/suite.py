@@ -27,7 +27,21 @@ Task = Literal["clustering", "classification"]
 Split = Literal["random", "ali", "train", "extra"]  # see bench.data
 Precision = Literal["fp32", "tf32", "bf16"]  # see bench.engine
 _NAME = re.compile(r"[a-z0-9_]+")
-_METRIC = re.compile(r"(test|validation)\.[a-z0-9_]+")
+_UNITS = {  # of the scores that bench.metrics gives each task
+    "clustering": dict.fromkeys(("majority", "hungarian", "validation_mapping"), "percent")
+    | {"nmi": "nmi", "ari": "ari", "live": "clusters"},
+    "classification": {"error": "percent"},
+}
+# a classifier's name may stand before its score
+_METRIC = re.compile(
+    rf"(?:test|validation)\.(?:[a-z0-9_]+_)?({'|'.join(n for found in _UNITS.values() for n in found)})"
+)
+
+
+def _unit(metric: str, task: Task) -> str:
+    """The unit of a score such as "test.bayes_majority"; empty for one that no record of such a task has."""
+    match = _METRIC.fullmatch(metric)
+    return _UNITS[task].get(match[1], "") if match else ""
 
 
 def _require_name(key: str, name: str) -> None:
@@ -44,7 +58,10 @@ def _require_least(item: Any, **least: int) -> None:
 
 @dataclass(frozen=True)
 class Published:
-    """A number as the paper prints it, in percent: mean, std and n of its trials, where it stands, how it was taken."""
+    """A number as the paper prints it: mean, std and n of its trials, where it stands, how it was taken.
+
+    `metric` is in place of the suite's, and of the same unit, because the suite's margin judges it.
+    """
 
     mean: float
     std: float | None = None
@@ -142,7 +159,8 @@ class Suite:
     Attributes:
         split: which training examples are held out, learned from and labelled, see `bench.data.load`.
         labels: number of labelled examples; `balanced`: equally many of each class.
-        margin: of equivalence, in percentage points, fixed before any run.
+        metric: what rows are compared by: a split and a score, "test.majority"; of another classifier "test.bayes_majority".
+        margin: of equivalence, in the unit of `metric`, which is percentage points for an error; fixed before any run.
     """
 
     suite: str
@@ -168,8 +186,10 @@ class Suite:
         _require_least(self, validation=1, batch=1, labels=0)
         if self.margin <= 0:
             raise ValueError(f"margin must be above 0, got {self.margin}")
-        if not _METRIC.fullmatch(self.metric):
-            raise ValueError(f"metric must look like test.majority, got {self.metric!r}")
+        if not _unit(self.metric, self.task):
+            first, *more = _UNITS[self.task]
+            choices = f" (or {', '.join(more)})" if more else ""
+            raise ValueError(f"metric must look like test.{first}{choices}, got {self.metric!r}")
         for key in ("rows", "budgets"):
             if not getattr(self, key):
                 raise ValueError(f"{key} must hold at least one entry")
@@ -263,6 +283,13 @@ def _check(suite: Suite, stem: str) -> None:
         if row.row in seen:
             raise UserError(f"{row.source.where('row')}: row {row.row} stands twice; give each row its own name")
         seen.add(row.row)
+        metric = (row.published and row.published.metric) or suite.metric
+        if _unit(metric, suite.task) != (unit := _unit(suite.metric, suite.task)):
+            fit = ", ".join(name for name, of in _UNITS[suite.task].items() if of == unit)
+            raise UserError(
+                f"{row.source['published'].where('metric')}: row {row.row}: the margin judges {suite.metric}, not {metric!r}; "
+                f"choose test. or validation. with one of {fit}"
+            )
         for key in row.budgets:
             if key not in suite.budgets:
                 raise unknown("budget", key, suite.budgets, f"{row.source['budgets'].where(key)}: row {row.row}")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
+from bench import metrics
 from bench.errors import UserError
 from bench.plan import build_config, method_class, trials
 from bench.seeds import derive, parse_seeds, spans
@@ -243,7 +244,8 @@ def test_a_method_that_learns_from_labels_needs_some(write: Callable[..., Path])
 def test_only_classes_to_tell_apart_fix_the_number_of_components(write: Callable[..., Path]) -> None:
     path = write("{lr: 1e-4,", "{components: 7,")
     assert trials(load_suite(path), "quick")[0].config["components"] == 7
-    path.write_text(path.read_text().replace("task: clustering", "task: classification"), encoding="utf-8")
+    text = path.read_text().replace("task: clustering", "task: classification").replace("test.majority", "test.error")
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         trials(load_suite(path), "quick")
     assert str(caught.value) == f"{path}:19: row one: components: 7, but blobs has 10 classes to tell apart"
@@ -272,6 +274,31 @@ def test_a_value_equal_to_the_default_makes_the_same_trial(write: Callable[..., 
     assert digests[0] == digests[1] == digests[2] != digests[3]
 
 
+@pytest.mark.parametrize("task", ["clustering", "classification"])
+def test_every_score_of_a_record_may_be_the_metric(suite: Suite, task: str) -> None:
+    answers = {"predict": [0, 1], "bayes": [0, 1]}
+    scores = metrics.evaluate(task, answers, [0, 1], answers, [0, 1], n_clusters=2, n_classes=2)
+    for metric in (f"{split}.{name}" for split, found in scores.items() for name in found):
+        assert replace(suite, task=task, metric=metric).metric == metric  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("metric", "published"),
+    [
+        ("test.majority", "test.hungarian"),
+        ("test.hungarian", "test.bayes_validation_mapping"),
+        ("test.nmi", "test.bayes_nmi"),  # with a margin of its own unit
+    ],
+)
+def test_a_row_may_be_compared_by_another_score_of_the_same_unit(
+    write: Callable[..., Path], metric: str, published: str
+) -> None:
+    path = write("test.majority", metric)
+    path.write_text(path.read_text().replace("{mean: 3,", f"{{metric: {published}, mean: 3,"))
+    suite = load_suite(path)
+    assert (suite.metric, suite.rows[0].published and suite.rows[0].published.metric) == (metric, published)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line", "part"),
     [
@@ -283,6 +310,12 @@ def test_a_value_equal_to_the_default_makes_the_same_trial(write: Callable[..., 
         ("title:", "title:\t", 2, "use spaces"),
         ("task: clustering", "task: cluster", 5, "expected one of clustering, classification"),
         ("test.majority", "majority", 6, "metric must look like test.majority"),
+        ("test.majority", "test.foo", 6, "metric must look like test.majority (or hungarian, "),
+        ("test.majority", "test.error", 6, "got 'test.error'"),  # of the other task
+        ("test.majority", "test.mapping", 6, "got 'test.mapping'"),
+        ("{mean: 3,", "{metric: test.ari, mean: 3,", 21, "the margin judges test.majority, not 'test.ari'; choose"),
+        ("{mean: 3,", "{metric: test.bayes_nmi, mean: 3,", 21, "not 'test.bayes_nmi'"),
+        ("{mean: 3,", "{metric: step, mean: 3,", 21, "with one of majority, hungarian, validation_mapping"),
         ("validation: 200", "validation: -1", 7, "validation must be at least 1"),
         ("seeds: 0-2", "seeds: 0,1,0", 9, "seed 0 stands twice"),
         ("seeds: 0-2", "seeds: [0, 1]", 9, "expected seeds like 0-9"),
