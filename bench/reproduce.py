@@ -27,7 +27,7 @@ ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes are those of `bench.run`; the tables are written however far the trials got."""
+    """Exit codes are those of `bench.run`; the tables are written however far the trials got, but not after bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.reproduce",
         description="Reproduce a table of the paper.",
@@ -40,41 +40,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--results", type=given_path, default=Path("results"), help="where the tables go (default: %(default)s)"
     )
+    parser.add_argument(
+        "--reference", type=given_path, default=Path("results/reference"), help="records shipped (default: %(default)s)"
+    )
     own, rest = parser.parse_known_args(argv)
     try:
         suites = TABLES[own.table]
         if own.suite and own.suite not in suites:
             raise unknown("suite", own.suite, suites, own.table)
-        code = reproduce([own.suite] if own.suite else suites, own.yes, rest)
         options = run.parser().parse_args(rest)
-        write_tables(own.table, options.budget, options.out, own.results, own.allow_mixed)
+        code = reproduce([own.suite] if own.suite else suites, own.yes, options, rest)
+        if code != 2 and not _only_asks(options):
+            write_tables(own.table, options.budget, (options.out, own.reference), own.results, own.allow_mixed)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return code
 
 
-def reproduce(suites: Sequence[str], yes: bool, rest: Sequence[str]) -> int:
-    """Runs what the suites lack, one after another and after consent; the highest exit code of `bench.run`."""
-    options = run.parser().parse_args(rest)
+def _only_asks(options: argparse.Namespace) -> bool:
+    """Whether the command is to print what it would do, and so to run and write nothing."""
+    return bool(options.dry_run or options.print_commands)
+
+
+def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Runs what the suites lack, one after another and after consent; the highest exit code of `bench.run`, or what ended it.
+
+    `options` are those that `bench.run` makes of `rest`.
+    """
     seconds = None if options.time_budget is None else run.parse_duration(options.time_budget)
     until = None if seconds is None else time.monotonic() + seconds
     left = [run.unfinished(run.chosen(load_suite(suite), options), options.out) for suite in suites]
-    ask(left, yes, options)
+    if not (yes or _only_asks(options)):
+        ask(left, options)
     codes = [0]
     for suite in suites:
         remaining = [] if until is None else ["--time-budget", f"{max(1.0, until - time.monotonic()):.0f}s"]
         codes.append(run.main(["--suite", suite, *rest, *remaining]))
         if codes[-1] == 2 or codes[-1] >= 128:  # bad input, or a signal, which was meant for all of them
-            break
+            return codes[-1]
     return max(codes)
 
 
-def ask(left: Sequence[Sequence[Trial]], yes: bool, options: argparse.Namespace) -> None:
+def ask(left: Sequence[Sequence[Trial]], options: argparse.Namespace) -> None:
     """Without a GPU: says how long the trials left of each suite take together, and asks."""
     devices = run.device_slots(options.device, options.workers, sum(map(len, left)))
     begun = [trials for trials in left if trials]
-    if not begun or devices[0] != "cpu" or yes or options.dry_run:
+    if not begun or devices[0] != "cpu":
         return
     for trials in begun:
         run.fetch(trials[0], options.data_root)
@@ -97,9 +109,12 @@ def consent(seconds: float, trials: int) -> None:
         raise UserError("not started; --budget quick is shorter, and whatever has run stays")
 
 
-def write_tables(name: str, budget: str, runs: Path, results: Path, allow_mixed: bool) -> None:
-    """Writes results/<name>.md, .tex and .csv from the records that there are; all of them or, with an error, none."""
-    made = texts(TABLES[name], budget, runs, results / "reference", list(ENDINGS), allow_mixed)
+def write_tables(name: str, budget: str, roots: tuple[Path, Path], results: Path, allow_mixed: bool) -> None:
+    """Writes results/<name>.md, .tex and .csv from the records below `roots`, yours and the reference's.
+
+    With an error, none of them: it is met before the first is written.
+    """
+    made = texts(TABLES[name], budget, *roots, list(ENDINGS), allow_mixed)
     for ending, content in zip(ENDINGS.values(), made, strict=True):
         path = results / f"{name}{ending}"
         write_output(path, content)

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench import reproduce
+from bench.plan import trials
+from bench.record import new_record, record_path, write
+from bench.suite import load_suite
 
 SUITE = """
 suite: tiny_unsup
@@ -41,7 +44,8 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     path.write_text(SUITE)
     monkeypatch.setitem(reproduce.TABLES, "table1", (str(path),))
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    return ["table1", "--device", "cpu", "--out", str(tmp_path / "runs"), "--results", str(tmp_path / "results")]
+    where = ["--out", str(tmp_path / "runs"), "--reference", str(tmp_path / "reference")]
+    return ["table1", "--device", "cpu", *where, "--results", str(tmp_path / "results")]
 
 
 def test_it_asks_first_on_a_cpu(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,6 +76,39 @@ def test_it_runs_and_writes_the_tables(tiny: list[str], tmp_path: Path) -> None:
     assert b"(3)" in written["table1.md"]  # three trials in a cell
     assert reproduce.main(tiny) == 0  # nothing left to run, so nothing to ask
     assert {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()} == written
+
+
+def test_the_reference_is_read_where_it_lies_and_not_where_the_tables_go(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.run.main", lambda arguments: 0)
+    for trial in trials(load_suite(tmp_path / "tiny_unsup.yaml"), "paper", ["kmeans"]):
+        result = {"last": {"step": 0, "test": {"majority": 3.0 + trial.seed}}}
+        write(record_path(tmp_path / "reference", trial), new_record(trial, "done", None, result))
+    assert reproduce.main([*tiny, "--yes"]) == 0
+    assert "4.00 ± 1.00 (3)" in (tmp_path / "results/table1.md").read_text()
+
+
+def test_the_references_own_place_is_the_default(
+    two: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roots: list[Path] = []
+    monkeypatch.setattr(reproduce, "texts", lambda names, budget, *rest: roots.extend(rest[:2]) or ["", "", ""])
+    assert reproduce.main(["table1", "--yes", "--out", str(tmp_path), "--results", str(tmp_path / "x")]) == 0
+    assert roots == [tmp_path, Path("results/reference")]
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--print-commands"])
+def test_what_only_asks_asks_nothing_and_writes_nothing(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert reproduce.main([*tiny, option]) == 0
+    said = capsys.readouterr()
+    assert not (tmp_path / "results").exists() and "No GPU" not in said.err
+    if option == "--print-commands":
+        lines = said.out.splitlines()
+        assert len(lines) == 6 and all(line.startswith("cd ") and " -m bench.run " in line for line in lines)
+        assert said.err == ""
 
 
 def test_an_unknown_option_is_an_error(tiny: list[str]) -> None:
@@ -123,7 +160,15 @@ def test_a_signal_ends_all_suites_and_a_failure_only_its_own(
     _pretend(monkeypatch, two, [first, 0])
     options = ["table1", "--yes", "--out", str(tmp_path), "--results", str(tmp_path)]
     assert reproduce.main(options) == code
-    assert len(two) == called and (tmp_path / "table1.md").exists()
+    assert len(two) == called and (tmp_path / "table1.md").exists() == (code != 2)
+
+
+def test_what_ends_all_suites_is_the_outcome(
+    two: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend(monkeypatch, two, [3, 2])
+    assert reproduce.main(["table1", "--yes", "--out", str(tmp_path), "--results", str(tmp_path)]) == 2
+    assert len(two) == 2 and not (tmp_path / "table1.md").exists()
 
 
 def test_the_time_budget_is_for_all_suites_together(
