@@ -69,13 +69,14 @@ def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, res
     `options` are those that `bench.run` makes of `rest`.
     """
     seconds = None if options.time_budget is None else run.parse_duration(options.time_budget)
-    until = None if seconds is None else time.monotonic() + seconds
+    until = None if seconds is None or _only_asks(options) else time.monotonic() + seconds
     left = [run.unfinished(run.chosen(load_suite(suite), options), options.out) for suite in suites]
     if not (yes or _only_asks(options)):
         ask(left, options)
     codes = [0]
     for suite in suites:
-        remaining = [] if until is None else ["--time-budget", f"{max(1.0, until - time.monotonic()):.0f}s"]
+        # in hours, because what is left of 300h has more seconds than a time may have digits
+        remaining = [] if until is None else ["--time-budget", f"{max(1.0, until - time.monotonic()) / 3600:.6f}h"]
         codes.append(run.main(["--suite", suite, *rest, *remaining]))
         if codes[-1] == 2 or codes[-1] >= 128:  # bad input, or a signal, which was meant for all of them
             return codes[-1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import reproduce
+from bench import reproduce, run
 from bench.plan import trials
 from bench.record import new_record, record_path, write
 from bench.suite import load_suite
@@ -171,23 +171,15 @@ def test_what_ends_all_suites_is_the_outcome(
     assert len(two) == 2 and not (tmp_path / "table1.md").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [("1m", [60, 20]), ("41s", [41, 1]), ("300h", [1_080_000, 1_079_960]), ("999999h", [3599996400, 3599996360])],
+)
 def test_the_time_budget_is_for_all_suites_together(
-    two: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, left: list[int]
 ) -> None:
     clock = iter([100.0, 100.0, 140.0])
     monkeypatch.setattr("bench.reproduce.time.monotonic", lambda: next(clock))
-    reproduce.main(
-        [
-            "table1",
-            "--yes",
-            "--out",
-            str(tmp_path),
-            "--results",
-            str(tmp_path),
-            "--time-budget",
-            "1m",
-            "--device",
-            "cpu",
-        ]
-    )
-    assert [arguments[-1] for arguments in two] == ["60s", "20s"]
+    where = ["--out", str(tmp_path), "--results", str(tmp_path)]
+    assert reproduce.main(["table1", "--yes", *where, "--time-budget", given, "--device", "cpu"]) == 0
+    assert [round(run.parse_duration(arguments[-1])) for arguments in two] == left
