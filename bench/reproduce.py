@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # while nothing was running
+        return 130
     return code
 
 
@@ -106,7 +108,12 @@ def consent(seconds: float, trials: int) -> None:
     print(f"{trials} trials on the CPU take about {duration(seconds)}.", file=sys.stderr)
     if not sys.stdin.isatty():
         raise UserError("a long run without a GPU: add --yes to start it, or --budget quick for a short one")
-    if input("Start? [y/N] ").strip().lower() not in ("y", "yes"):
+    try:
+        answer = input("Start? [y/N] ")
+    except EOFError:  # Ctrl-D
+        answer = ""
+        print(file=sys.stderr)
+    if answer.strip().lower() not in ("y", "yes"):
         raise UserError("not started; --budget quick is shorter, and whatever has run stays")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -69,6 +71,39 @@ def test_a_person_decides(
     assert (tmp_path / "results" / "table1.md").exists() == (code == 0)
 
 
+def _press(key: type[BaseException]) -> Callable[..., NoReturn]:
+    def press(*_: object) -> NoReturn:
+        raise key
+
+    return press
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "code"),
+    [
+        ("builtins.input", EOFError, 2),
+        ("builtins.input", KeyboardInterrupt, 130),
+        ("bench.reproduce.total", KeyboardInterrupt, 130),
+        ("bench.run.fetch", KeyboardInterrupt, 130),
+    ],
+)
+def test_ctrl_d_is_no_and_ctrl_c_leaves(
+    tiny: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    where: str,
+    key: type[BaseException],
+    code: int,
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("bench.reproduce.total", lambda *_: 1.0)
+    monkeypatch.setattr(where, _press(key))
+    assert reproduce.main(tiny) == code
+    assert ("error: not started" in capsys.readouterr().err) == (code == 2)
+    assert not (tmp_path / "results").exists() and not (tmp_path / "runs").exists()
+
+
 def test_it_runs_and_writes_the_tables(tiny: list[str], tmp_path: Path) -> None:
     assert reproduce.main([*tiny, "--yes", "--workers", "1"]) == 0
     written = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}
@@ -102,13 +137,13 @@ def test_the_references_own_place_is_the_default(
 def test_what_only_asks_asks_nothing_and_writes_nothing(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
-    assert reproduce.main([*tiny, option]) == 0
+    assert reproduce.main([*tiny, option, "--time-budget", "9m"]) == 0
     said = capsys.readouterr()
     assert not (tmp_path / "results").exists() and "No GPU" not in said.err
     if option == "--print-commands":
         lines = said.out.splitlines()
         assert len(lines) == 6 and all(line.startswith("cd ") and " -m bench.run " in line for line in lines)
-        assert said.err == ""
+        assert said.err == "" and all("--time-budget 9m" in line for line in lines)
 
 
 def test_an_unknown_option_is_an_error(tiny: list[str]) -> None:
