@@ -20,6 +20,7 @@ from typing import Any
 from bench.errors import UserError
 from bench.files import given_path, write_atomic, write_output
 from bench.record import FINAL, read
+from bench.run import check_wait
 
 LIVE = ".curve.jsonl"
 Point = dict[str, Any]  # step, losses, scores of both splits, instruments
@@ -140,8 +141,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if (options.out is None) == (options.tensorboard is None):
             raise UserError("name either a file for JSON lines or --tensorboard DIR")
-        if options.watch is not None and (options.tensorboard is None or not options.watch > 0):
-            raise UserError("--watch: takes seconds above 0 and goes with --tensorboard")
+        if options.watch is not None:
+            if options.tensorboard is None:
+                raise UserError("--watch: goes with --tensorboard")
+            check_wait("--watch", options.watch)
         if options.out is not None:
             write_output(options.out, lines(roots))
             return 0

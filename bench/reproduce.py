@@ -70,6 +70,7 @@ def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, res
 
     `options` are those that `bench.run` makes of `rest`.
     """
+    run.check(options)
     seconds = None if options.time_budget is None else run.parse_duration(options.time_budget)
     until = None if seconds is None or _only_asks(options) else time.monotonic() + seconds
     left = [run.unfinished(run.chosen(load_suite(suite), options), options.out) for suite in suites]

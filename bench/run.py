@@ -23,6 +23,7 @@ from bench.yaml_strict import unknown
 
 UNFINISHED, FAILED = 3, 1  # exit codes beside 0 and 2
 MOST = 1024  # threads or processes that anybody can mean
+LONGEST = 366 * 24 * 3600  # seconds that anybody can mean to wait
 MEMORY_EACH = 8 * 2**30  # bytes that a trial on a CPU may need, SVHN at its batch of 100 among them
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -90,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         suite = load_suite(options.suite)
         trials = chosen(suite, options)
         if options.command == "status":
+            check(options)
             return show_status(trials, options.out) if options.watch is None else watch(trials, options)
         return execute(trials, options)
     except UserError as error:
@@ -106,6 +108,29 @@ def _refuse_unused(options: argparse.Namespace) -> None:
     for name in unread[options.command]:
         if getattr(options, name) not in (None, False):
             raise UserError(f"--{name.replace('_', '-')}: {options.command} does not read it; remove it")
+
+
+def check(options: argparse.Namespace) -> None:
+    """UserError for a number or a device that no run could mean, so that it is met before anything is begun or printed.
+
+    Whether the device is there is asked of the machine that runs, which `--print-commands` need not.
+    """
+    for name in ("workers", "threads", "share"):
+        _positive(f"--{name}", getattr(options, name))
+    if options.time_budget is not None:
+        parse_duration(options.time_budget)
+    if options.watch is not None:
+        check_wait("--watch", options.watch)
+    if not 0 <= options.checkpoint_every <= LONGEST:
+        raise UserError(f"--checkpoint-every: expected seconds from 0 to {LONGEST}, got {options.checkpoint_every}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", options.device, re.ASCII):
+        raise unknown("device", options.device, ("auto", "cpu", "cuda", "cuda:N"), "--device")
+
+
+def check_wait(name: str, seconds: float) -> None:
+    """UserError for an option `name` whose time between two looks is no time, or longer than a system can sleep."""
+    if not 0 < seconds <= LONGEST:
+        raise UserError(f"{name}: expected seconds above 0, at most {LONGEST}, got {seconds}")
 
 
 def show_suites() -> int:
@@ -150,8 +175,6 @@ def status_lines(trials: Sequence[Trial], out: Path) -> list[str]:
 
 def watch(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     """The status again and again, in place on a terminal, until every trial has a result or a person has seen enough."""
-    if not options.watch > 0:
-        raise UserError(f"--watch: expected seconds above 0, got {options.watch}")
     again = ""
     while True:
         lines = status_lines(trials, options.out)
@@ -166,8 +189,8 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     """Runs what has no result yet."""
     from bench.engine import require_device  # imports torch
 
+    check(options)
     left = unfinished(trials, options.out)
-    share = _positive("--share", options.share)
     if options.dry_run and options.print_commands:
         raise UserError("--dry-run and --print-commands: choose one")
     if options.print_commands:
@@ -180,8 +203,6 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     devices = ("cpu",) if options.scheduler else device_slots(options.device, options.workers, len(left))
     threads = threads_each(1 if options.scheduler and not options.threads else options.threads, len(devices))
     seconds = None if options.time_budget is None else parse_duration(options.time_budget)
-    if not options.checkpoint_every >= 0:
-        raise UserError(f"--checkpoint-every: expected seconds, got {options.checkpoint_every}")
     for trial in () if options.scheduler else left:
         require_device(trial.precision, devices[0])
     if options.dry_run:
@@ -193,7 +214,7 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     from bench.progress import Board
 
     out, root = _writable(options.out), options.data_root
-    how = (root, options.checkpoint_every, seconds, options.keep_weights, share, options.engine)
+    how = (root, options.checkpoint_every, seconds, options.keep_weights, options.share, options.engine)
     fetch(left[0], root)
     if options.backend == "dask":
         from bench.cluster import dispatch

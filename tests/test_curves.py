@@ -142,8 +142,9 @@ def test_without_tensorboard_one_line_says_what_to_install(
     [
         ([], "name either a file for JSON lines or --tensorboard DIR"),
         (["a.jsonl", "--tensorboard", "b"], "name either a file"),
-        (["a.jsonl", "--watch", "3"], "--watch: takes seconds above 0 and goes with --tensorboard"),
-        (["--tensorboard", "new", "--watch", "nan"], "--watch: takes seconds above 0"),
+        (["a.jsonl", "--watch", "3"], "--watch: goes with --tensorboard"),
+        (["--tensorboard", "new", "--watch", "nan"], "--watch: expected seconds above 0"),
+        (["--tensorboard", "new", "--watch", "1e10"], "--watch: expected seconds above 0, at most 31622400, got"),
         (["a.jsonl"], "no curve below"),
         (["--tensorboard", "new"], "no curve below"),
         (["--tensorboard", "full"], "is not an empty folder"),

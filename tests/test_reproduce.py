@@ -146,6 +146,13 @@ def test_what_only_asks_asks_nothing_and_writes_nothing(
         assert said.err == "" and all("--time-budget 9m" in line for line in lines)
 
 
+def test_an_absurd_number_is_refused_before_anything_is_timed(
+    tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce.main([*tiny, "--checkpoint-every", "inf"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_an_unknown_option_is_an_error(tiny: list[str]) -> None:
     with pytest.raises(SystemExit) as error:
         reproduce.main([*tiny, "--no-such-option"])

@@ -83,6 +83,16 @@ def test_a_wrong_suite_is_one_line(capsys: Captured, arguments: list[str], words
         (["--time-budget", "ten minutes"], "--time-budget: expected a time like 90s"),
         (["--time-budget=-9m"], "--time-budget: expected a time like 90s"),
         (["--time-budget", "0s"], "--time-budget: expected a time like 90s"),
+        (["--checkpoint-every", "inf"], "--checkpoint-every: expected seconds from 0 to 31622400, got inf"),
+        (["--checkpoint-every", "nan"], "--checkpoint-every: expected seconds from 0 to"),
+        (["--checkpoint-every=-1"], "--checkpoint-every: expected seconds from 0 to"),
+        (["status", "--watch", "1e10"], "--watch: expected seconds above 0, at most 31622400, got"),
+        (["status", "--watch", "nan"], "--watch: expected seconds above 0"),
+        (["--print-commands", "--time-budget", "9x"], "--time-budget: expected a time like 90s"),
+        (["--print-commands", "--device", "foo"], "--device: unknown device 'foo'; choices: auto, cpu, cuda, cuda:N"),
+        (["--print-commands", "--threads", "0"], "--threads: expected a number from 1 to 1024, got 0"),
+        (["--print-commands", "--workers", "0"], "--workers: expected a number from 1 to 1024, got 0"),
+        (["--print-commands", "--checkpoint-every", "inf"], "--checkpoint-every: expected seconds"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_nothing_is_written(
