@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _only_asks(options: argparse.Namespace) -> bool:
-    """Whether the command is to print what it would do, and so to run and write nothing."""
-    return bool(options.dry_run or options.print_commands)
+    """Whether the command is to print what there is or what it would do, and so to run and write nothing."""
+    return options.command != "run" or options.dry_run or options.print_commands
 
 
 def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, rest: Sequence[str]) -> int:

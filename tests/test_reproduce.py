@@ -133,7 +133,7 @@ def test_the_references_own_place_is_the_default(
     assert roots == [tmp_path, Path("results/reference")]
 
 
-@pytest.mark.parametrize("option", ["--dry-run", "--print-commands"])
+@pytest.mark.parametrize("option", ["--dry-run", "--print-commands", "status"])
 def test_what_only_asks_asks_nothing_and_writes_nothing(
     tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
