@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bench.errors import UserError
 from bench.progress import duration
 from bench.suite import Trial
 
@@ -48,15 +49,26 @@ def total(left: Sequence[Trial], device: str, threads: int, say: Callable[[str],
 
 
 def _estimates(left: Sequence[Trial], device: str, threads: int) -> Iterator[Estimate]:
-    """One for each row among the trials, timed on `device` with so many CPU threads when it is asked for."""
+    """One for each row among the trials, timed on `device` with so many CPU threads when it is asked for.
+
+    UserError for a row that cannot take a step: whatever its method raises for a value of its config.
+    """
     import torch
 
     from bench.trainer import Run
 
     torch.set_num_threads(threads)
     for name, trial in {trial.row: trial for trial in left}.items():
-        run = Run(trial, torch.device(device), data=partial(made_up, trial))
-        step = run.time_step() if run.steps else 0.0
+        try:
+            run = Run(trial, torch.device(device), data=partial(made_up, trial))
+            step = run.time_step() if run.steps else 0.0
+        except UserError:
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"{trial.suite}/{name}: cannot take a step ({reason}); mend the row in its suite"
+            ) from error
         yield Estimate(name, step, run.steps, sum(other.row == name for other in left))
 
 

@@ -240,9 +240,16 @@ class Pictures:
 
 
 def learning_curves(suite: Suite, row: str, records: Sequence[Record]) -> Picture:
-    """The suite's score of every seed at every scoring, with their mean and its band of one std."""
+    """The suite's score of every seed at every scoring, with their mean and its band of one std.
+
+    UserError where a scoring lacks it, as that of a classifier that the row's method does not have.
+    """
     group, _, name = suite.metric.rpartition(".")
-    curves = [[(p["step"], p[group][name]) for p in record["result"]["curve"]] for record in records]
+    curves = [[(p["step"], p[group].get(name)) for p in record["result"]["curve"]] for record in records]
+    if any(value is None for seed in curves for _, value in seed):
+        raise UserError(
+            f"suite {suite.suite}: the records of row {row} have no {suite.metric}; name a metric that they have"
+        )
     figure = _figure(4.5, 2.8)
     axis = figure.subplots()
     for seed in curves:

@@ -139,7 +139,7 @@ def _bootstrap(line: Line) -> str:
 def _detectable(line: Line) -> str:
     """The least difference to the published mean that these trials would show."""
     ours, published = line.cells[line.source].summary, line.row.published
-    if not ours or ours.std is None or not published or published.std is None or not published.n:
+    if not ours or ours.std is None or not published or published.std is None or not published.n or published.n < 2:
         return ABSENT
     return f"{detectable(ours.std, ours.n, published.std, published.n):.2f}"
 

@@ -170,7 +170,7 @@ def verdict(
     """Our trials against a published mean, std and n (None where not published).
 
     In this order: a run that is not comparable, or has fewer than three trials, gets no verdict; a published number
-    without std or n gets the difference and our interval; within `margin` (TOST p < 0.05) is *reproduced*; else
+    without std or n, or of one trial, gets the difference and our interval; within `margin` (TOST p < 0.05) is *reproduced*; else
     a significant Welch difference is *better* or *not reproduced*; the rest is *inconclusive*.
     """
     difference = f"{ours.mean - mean:+.2f}"
@@ -179,8 +179,8 @@ def verdict(
     if ours.n < ENOUGH or ours.std is None:
         return Verdict(f"too few trials ({ours.n})", difference)
     if std is None or n is None or n < 2:
-        missing = "std" if std is None else "n"
-        return Verdict(f"no test (no published {missing})", f"{difference}, {_interval(ours, mean)}")
+        missing = "no published std" if std is None else "no published n" if n is None else f"published n {n}"
+        return Verdict(f"no test ({missing})", f"{difference}, {_interval(ours, mean)}")
     equivalent = tost(ours.mean, ours.std, ours.n, mean, std, n, margin)
     different = welch(ours.mean, ours.std, ours.n, mean, std, n)
     detail = f"{difference}, TOST p {_p(equivalent)}, Welch p {_p(different)}"

@@ -70,6 +70,9 @@ class Published:
     source: str = ""
     how: str = ""
 
+    def __post_init__(self) -> None:
+        _require_least(self, std=0, n=1)
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -203,6 +203,16 @@ def test_bad_input_is_one_line(
     assert told in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+def test_curves_of_a_score_that_a_row_lacks_are_one_line(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(SUITE.replace("test.majority", "test.bayes_majority"))
+    where = ["--runs", str(stored / "runs"), "--reference", str(stored / "none"), "--out", str(tmp_path / "out")]
+    assert figures.main(["--suite", str(tmp_path / "tiny.yaml"), "--row", "kmeans", *where]) == 2
+    assert "records of row kmeans have no test.bayes_majority; name a metric" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_suite_without_records(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--suite", str(stored / "tiny.yaml"), "--runs", str(tmp_path), "--reference", str(tmp_path)]
     assert figures.main([*arguments, "--out", str(tmp_path)]) == 2

@@ -132,6 +132,14 @@ def test_at_a_glance_is_every_row_with_a_published_number(tmp_path: Path, suite:
     assert row["model"] == "One <b>" and row["verdict"].startswith("reproduced")
 
 
+def test_one_published_trial_has_no_detectable_difference(tmp_path: Path, suite: Suite) -> None:
+    (tmp_path / "tiny.yaml").write_text(SUITE.replace("n: 10", "n: 1"))
+    found = report.section(load_suite(tmp_path / "tiny.yaml"), tmp_path / "runs", tmp_path / "reference")
+    assert found is not None
+    (row,) = report.glance([found])
+    assert (row["verdict"], row["detectable"]) == ("no test (published n 1)", "–")
+
+
 def test_the_papers_suites_come_first_and_show_what_has_no_trial(tmp_path: Path, suite: Suite) -> None:
     ours = "\n".join(line for line in SUITE.splitlines() if "published" not in line)
     (tmp_path / "ours.yaml").write_text(ours.replace("suite: tiny", "suite: ours").replace("Tiny & small", "Ours"))

@@ -111,6 +111,22 @@ def test_components_are_at_least_one(tmp_path: Path, capsys: Captured) -> None:
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("hidden: 16", "hidden: 16, learning_rate: -1e-3", "(ValueError: Invalid learning rate"),
+        ("hidden: 16", "hidden: -3", "(RuntimeError: "),
+    ],
+)
+def test_a_dry_run_names_the_row_that_cannot_take_a_step(
+    suite: Path, capsys: Captured, old: str, new: str, words: str
+) -> None:
+    suite.write_text(suite.read_text().replace(old, new))
+    assert main(["--suite", str(suite), "--budget", "quick", "--dry-run", "--device", "cpu"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: small/aae: cannot take a step {words}")
+
+
+@pytest.mark.parametrize(
     "arguments",
     [["train"], ["--sed", "3"], ["--workers", "two"], ["--out", ""], ["--seeds"], ["--checkpoint-every", "often"]],
 )

@@ -154,6 +154,7 @@ OURS = Summary(10, 3.4, 0.4, 3.11, 3.69)
         (Summary(1, 3.32), 3.32, 0.39, 10, "too few trials (1)"),
         (OURS, 5.54, None, None, "no test (no published std)"),
         (OURS, 5.54, 0.1, None, "no test (no published n)"),
+        (OURS, 5.54, 0.1, 1, "no test (published n 1)"),
     ],
 )
 def test_verdict_words(ours: Summary, mean: float, std: float | None, n: int | None, word: str) -> None:

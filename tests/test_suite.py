@@ -336,6 +336,8 @@ def test_a_row_may_be_compared_by_another_score_of_the_same_unit(
         ("row: one", "row: ../one", 17, "use a-z, 0-9 and _ only"),
         ("{mean: 3,", "{men: 3,", 21, "did you mean 'mean'?"),
         ("{mean: 3,", "{mean: '3',", 21, "expected a number, got '3'"),
+        ("std: 0.39", "std: -0.39", 21, "std must be at least 0, got -0.39"),
+        ("n: 10", "n: 0", 21, "n must be at least 1, got 0"),
         ("row: two", "row: one", 22, "row one stands twice"),
         ("steps: 50,", "steps: 50, batch: 0,", 14, "batch must be at least 1"),
         ("batch: 50", "batch: 0", 25, "batch must be at least 1"),
