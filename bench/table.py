@@ -273,11 +273,11 @@ def refuse_mixed(yours: Sequence[Record]) -> None:
                 )
 
 
-def incomplete(suite: Suite, budget: str, runs: Path) -> list[str]:
-    """Rows of yours that have some trials, and not a result of each planned one."""
-    records, _ = stored(runs, suite, budget, any_seed=False)
-    begun = Counter(record["trial"]["row"] for record in records)
-    done = Counter(record["trial"]["row"] for record in records if record["status"] == "done")
+def incomplete(suite: Suite, budget: str, runs: Path, yours: Sequence[Record]) -> list[str]:
+    """Rows that have some file of a record below `runs`, readable or not, and not a result of each planned trial in `yours`."""
+    folder = runs / suite.suite / budget
+    begun = [row.row for row in suite.rows if any((folder / row.row).glob("seed*.json"))]
+    done = Counter(record["trial"]["row"] for record in yours if record["status"] == "done")
     return [f"{row}: {done[row]} of {len(suite.seeds)}" for row in begun if done[row] < len(suite.seeds)]
 
 
@@ -308,6 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         suite = load_suite(options.suite)
         trials(suite, options.budget)  # refuses an unknown budget
+        if options.runs != parser.get_default("runs") and not options.runs.is_dir():
+            raise UserError(f"--runs {options.runs}: no such folder; name the one that bench.run was given as --out")
         roots = options.runs, options.reference
         shipped, yours, remarks = collected(suite, options.budget, *roots, options.allow_mixed)
         text = render(suite, options.budget, shipped, yours, options.format, remarks)
@@ -315,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_output(options.out, text)
         else:
             sys.stdout.write(encodable(text, sys.stdout.encoding))
-        lacking = incomplete(suite, options.budget, options.runs) if options.strict else []
+        lacking = incomplete(suite, options.budget, options.runs, yours) if options.strict else []
         print("".join(f"incomplete: {row}\n" for row in lacking), end="", file=sys.stderr)
         return 1 if lacking else 0
     except UserError as error:

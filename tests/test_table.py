@@ -358,3 +358,23 @@ def test_command_line_writes_the_same_bytes_twice(stored: list[str], tmp_path: P
 def test_command_line_mistakes_end_with_2_and_one_line(stored: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main([*stored, "--budget", "papier"]) == 2
     assert capsys.readouterr().err == "error: unknown budget papier\n"
+
+
+def test_a_mistyped_folder_of_runs_is_refused(stored: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    typo = [str(tmp_path / "rums") if option == str(tmp_path / "runs") else option for option in stored]
+    assert main([*typo, "--strict", "--out", str(tmp_path / "table.md")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --runs {tmp_path / 'rums'}: no such folder")
+    assert not (tmp_path / "table.md").exists()
+
+
+@pytest.mark.fault(20, 21)
+def test_strict_counts_a_row_whose_records_are_all_damaged_and_warns_once(
+    stored: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "runs/mnist_unsup/paper/kmeans"
+    folder.mkdir()
+    (folder / "seed00.json").write_text('{"half')
+    assert main([*stored, "--strict"]) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert err[-2:] == ["incomplete: aae: 1 of 10", "incomplete: kmeans: 0 of 10"]
+    assert [line.startswith("warning: ") for line in err] == [True, True, False, False]  # two files, a line each
