@@ -28,6 +28,7 @@ from bench.files import given_path, write_output
 from bench.lines import ABSENT, line, results
 from bench.plan import trials
 from bench.record import record_path
+from bench.run import UNFINISHED
 from bench.seeds import derive
 from bench.statistics import Record, lookup
 from bench.suite import Suite, load_suite
@@ -312,7 +313,7 @@ def write(folder: Path, title: str, pictures: Sequence[Picture]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 written, 2 bad input."""
+    """Exit codes: 0 written, 2 bad input, 3 no trial of the suite has a result yet."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.figures", description="Pictures of a trained trial, or of a suite."
     )
@@ -328,31 +329,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=given_path, default=Path("results/figures"), help="default: %(default)s")
     options = parser.parse_args(argv)
     try:
-        _make(options)
+        return _make(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
-def _make(options: argparse.Namespace) -> None:
+def _make(options: argparse.Namespace) -> int:
     suite = load_suite(options.suite)
     trials(suite, options.budget)  # refuses an unknown budget
     records = results(suite, options.budget, (options.runs, options.reference))
     folder = options.out / suite.suite
     if options.row is None:
         if not records:
-            raise UserError(
-                f"no record of suite {suite.suite} below {options.runs} or {options.reference}; run it first"
-            )
+            where = f"{options.runs} or {options.reference}"
+            print(f"{suite.suite}: no result under {options.budget} below {where} yet; run it first", file=sys.stderr)
+            return UNFINISHED
         write(folder, suite.title, [comparison(suite, options.budget, records)])
-        return
+        return 0
     (trial,) = trials(suite, options.budget, [options.row], [options.seed])
     trained = load(record_path(options.runs, trial))
     dataset = load_for(trial, Noise.seeded(trial.init_seed), options.data_root)
     mine = [r for r in records if r["trial"]["row"] == options.row and r["status"] == "done"]
     pictures = [*Pictures(trained, dataset).made(), learning_curves(suite, options.row, mine)]
     write(folder / options.row, f"{suite.title}: {options.row}, seed {options.seed}", pictures)
+    return 0
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -215,5 +216,28 @@ def test_curves_of_a_score_that_a_row_lacks_are_one_line(
 
 def test_a_suite_without_records(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--suite", str(stored / "tiny.yaml"), "--runs", str(tmp_path), "--reference", str(tmp_path)]
-    assert figures.main([*arguments, "--out", str(tmp_path)]) == 2
-    assert "no record of suite tiny" in capsys.readouterr().err
+    assert figures.main([*arguments, "--out", str(tmp_path)]) == 3
+    assert capsys.readouterr().err.startswith("tiny: no result under paper")
+    (trial,) = trials(load_suite(stored / "tiny.yaml"), "paper", ["amm"], [0])
+    record.write(record.record_path(tmp_path, trial), record.new_record(trial, "interrupted"))
+    assert figures.main([*arguments, "--out", str(tmp_path)]) == 3
+    assert not (tmp_path / "tiny" / "README.md").exists()
+
+
+@pytest.mark.parametrize(("code", "drawn", "fails"), [(3, 6, False), (2, 1, True)])
+def test_make_goes_on_to_the_next_suite_where_one_has_no_result(
+    tmp_path: Path, code: int, drawn: int, fails: bool
+) -> None:
+    """The command of every suite but the first one, which ends with this code, draws."""
+    for name in ("pyproject.toml", "requirements.lock"):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\necho "$4" >>asked\ntest "$4" != mnist_unsup || exit {code}\n')
+    python.chmod(0o755)
+    (tmp_path / ".venv/.ready").touch()
+    (tmp_path / "results/runs/mnist_unsup").mkdir(parents=True)
+    makefile = Path(figures.__file__).parent.parent / "Makefile"
+    done = subprocess.run(["make", "-C", tmp_path, "-f", makefile, "figures"], capture_output=True, timeout=60)
+    assert (done.returncode != 0) == fails, done.stderr
+    assert len((tmp_path / "asked").read_text().splitlines()) == drawn
