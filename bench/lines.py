@@ -37,21 +37,29 @@ SCORES = {  # of the second table: metric, heading, digits
 
 
 def stored(root: Path, suite: Suite, budget: str, any_seed: bool) -> tuple[list[Record], list[str]]:
-    """The records of `suite` below `root` that are trials as planned today, and remarks on those that are not."""
-    records, remarks = [], []
+    """The records of `suite` below `root` that are trials as planned today, and remarks on those that are not.
+
+    UserError for two records of the same trial.
+    """
+    found, remarks = [], []
     for path in sorted((root / suite.suite / budget).glob("*/seed*.json")):
         try:
-            records.append(read(path))
+            found.append((path, read(path)))
         except UserError as error:
             print(f"warning: {error}", file=sys.stderr)
             remarks.append(f"Left out, unreadable: {path.relative_to(root).as_posix()}.")
-    seeds = sorted({record["trial"]["seed"] for record in records}) if any_seed else None
-    digests = {trial.digest for trial in trials(suite, budget, seeds=seeds)} if records else set()
-    kept = [record for record in records if record["digest"] in digests or digest_today(record) in digests]
-    stale = len(records) - len(kept)
+    seeds = sorted({record["trial"]["seed"] for _, record in found}) if any_seed else None
+    digests = {trial.digest for trial in trials(suite, budget, seeds=seeds)} if found else set()
+    kept = [(path, one) for path, one in found if one["digest"] in digests or digest_today(one) in digests]
+    places: dict[tuple[str, int], Path] = {}
+    for path, record in kept:
+        other = places.setdefault((record["trial"]["row"], record["trial"]["seed"]), path)
+        if other != path:
+            raise UserError(f"{path}: is of the same trial as {other}; delete one of the two")
+    stale = len(found) - len(kept)
     kind = "configuration" if any_seed else "configuration or seed"
     remarks += [f"Left out: {stale} stored under {budget}, of another {kind} than planned now."] if stale else []
-    return kept, remarks
+    return [record for _, record in kept], remarks
 
 
 def results(suite: Suite, budget: str, roots: Iterable[Path]) -> list[Record]:

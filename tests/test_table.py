@@ -355,6 +355,18 @@ def test_command_line_writes_the_same_bytes_twice(stored: list[str], tmp_path: P
     assert (tmp_path / "a.md").read_text(encoding="utf-8").startswith("## Unsupervised clustering of MNIST\n")
 
 
+@pytest.mark.fault(19)
+def test_a_copied_record_is_refused_and_both_files_named(
+    stored: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "runs/mnist_unsup/paper/aae/seed02.json").unlink()
+    path = tmp_path / "runs/mnist_unsup/paper/aae/seed00.json"
+    copy = path.with_name("seed00 copy.json")
+    copy.write_bytes(path.read_bytes())
+    assert main(stored) == 2
+    assert capsys.readouterr().err == f"error: {path}: is of the same trial as {copy}; delete one of the two\n"
+
+
 def test_command_line_mistakes_end_with_2_and_one_line(stored: list[str], capsys: pytest.CaptureFixture) -> None:
     assert main([*stored, "--budget", "papier"]) == 2
     assert capsys.readouterr().err == "error: unknown budget papier\n"
