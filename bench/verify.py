@@ -51,7 +51,7 @@ def tables(results: Path) -> dict[str, Callable[[], str]]:
     roots = results / "no runs of yours", results / "reference"
     made = {name: partial(_table, of, fmt, roots) for name, (of, fmt) in shows.items()}
     made["coverage.md"] = lambda: campaign.page(campaign.ordered(), [results / "reference"])
-    made["speed.md"] = lambda: speed.render(json.loads((results / "speed.json").read_bytes()))
+    made["speed.md"] = lambda: _speed(results / "speed.json")
     for page in sorted((results.parent / "docs").glob("*.md")):
         if page.stem in names() and (results / "reference" / page.stem).is_dir():
             made[f"../docs/{page.name}"] = partial(_study, page, results)
@@ -63,6 +63,16 @@ def tables(results: Path) -> dict[str, Callable[[], str]]:
 def _table(suites: Sequence[str], fmt: str, roots: tuple[Path, Path]) -> str:
     (text,) = texts(suites, "paper", *roots, [fmt])
     return text
+
+
+def _speed(samples: Path) -> str:
+    try:
+        return speed.render(json.loads(samples.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{samples}: cannot be read ({error.strerror}); python -m bench.speed makes it") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{samples}: holds no samples of bench.speed ({reason}); make it anew") from None
 
 
 def _study(page: Path, results: Path) -> str:
@@ -89,9 +99,9 @@ def _files(root: Path) -> list[Path]:
 
 
 def write(results: Path) -> None:
-    """Makes every table and the list of sums anew."""
-    for name, make in tables(results).items():
-        write_output(results / name, make())
+    """Makes every table and the list of sums anew; if one cannot be made, none is written."""
+    for name, text in {name: make() for name, make in tables(results).items()}.items():
+        write_output(results / name, text)
     write_output(results / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums(results).items()))
 
 

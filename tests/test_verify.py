@@ -185,6 +185,20 @@ def test_what_is_untouched_is_true_and_is_written_as_it_was(results: Path, capsy
     assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("content", [None, "[]", "{", '{"rows": [], "overhead": []}'])
+def test_a_table_that_cannot_be_made_leaves_all_as_they_were(
+    results: Path, capsys: Captured, content: str | None
+) -> None:
+    (results / "plane_unsup.md").write_text("old")
+    (results / "speed.json").unlink()
+    if content is not None:
+        (results / "speed.json").write_text(content)
+    assert verify.main(["--results", str(results), "--write"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"error: {results / 'speed.json'}: ")
+    assert (results / "plane_unsup.md").read_text() == "old"
+
+
 def test_the_readme_and_the_pages_of_studies_show_what_the_records_give(results: Path, capsys: Captured) -> None:
     root = results.parent
     (root / "docs").mkdir()
