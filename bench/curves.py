@@ -98,19 +98,28 @@ class Events:
         self.folder, self.writer, self.written = folder, SummaryWriter, dict[tuple[str, ...], int]()
 
     def add(self, roots: Sequence[Path]) -> int:
-        """Writes the points that are new since the last call; how many."""
+        """Writes the points that are new since the last call; how many. UserError if the folder cannot be written."""
         added = 0
         for name, points in curves(roots):
             new = [point for point in points if point["step"] > self.written.get(name, -1)]
             if not new:
                 continue
-            with self.writer(str(self.folder.joinpath(*name))) as writer:
-                for point in new:
-                    for path, value in scalars(point):
-                        writer.add_scalar(path, value, point["step"])
+            try:
+                self._write(name, new)
+            except OSError as error:
+                reason = error.strerror or error
+                raise UserError(
+                    f"--tensorboard {self.folder}: cannot write there ({reason}); choose another folder"
+                ) from None
             self.written[name] = new[-1]["step"]
             added += len(new)
         return added
+
+    def _write(self, name: tuple[str, ...], points: Sequence[Point]) -> None:
+        with self.writer(str(self.folder.joinpath(*name))) as writer:
+            for point in points:
+                for path, value in scalars(point):
+                    writer.add_scalar(path, value, point["step"])
 
 
 def scalars(point: Point, prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -24,6 +24,12 @@ def given_path(text: str) -> Path:
     return Path(text)
 
 
+def require_stem(out: Path) -> None:
+    """UserError for an --out that names no file whose endings could be added, such as / and the current folder."""
+    if out.name in ("", ".."):
+        raise UserError(f"--out {out}: names a folder; give the name of a file in it, without ending")
+
+
 def write_output(path: Path, content: str | bytes) -> None:
     """`write_atomic` for a file that the user named; UserError if it cannot be written."""
     try:

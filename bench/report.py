@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from bench import figures
 from bench.errors import UserError
-from bench.files import given_path, write_output
+from bench.files import given_path, require_stem, write_output
 from bench.lines import ABSENT, Line, printed
 from bench.plan import trials
 from bench.record import record_path
@@ -230,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     options = parser.parse_args(argv)
     try:
+        require_stem(options.out)
         suites = [load_suite(name) for name in options.suite or names()]
         if not options.suite:  # a study is scored on the validation split, and bench.study shows it
             suites = [suite for suite in suites if suite.metric.startswith("test.")]

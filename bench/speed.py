@@ -32,8 +32,8 @@ from bench import overhead, plain, process, provenance
 from bench.engine import Mode
 from bench.errors import UserError
 from bench.estimate import made_up
-from bench.files import given_path, write_output
-from bench.plan import trials
+from bench.files import given_path, require_stem, write_output
+from bench.plan import method_class, trials
 from bench.run import cores, device_slots
 from bench.suite import Trial, load_suite
 from bench.trainer import Run
@@ -154,12 +154,14 @@ class Contender:
 
 
 def trial_of(row: str) -> Trial:
-    """The trial of "suite/row" or "suite/row@batch"; UserError for one that does not exist."""
+    """The trial of "suite/row" or "suite/row@batch"; UserError for one that does not exist or takes no steps."""
     path, _, batch = row.partition("@")
     suite, slash, name = path.partition("/")
     if not slash or (batch and not (batch.isdecimal() and int(batch))):
         raise UserError(f"a row to time is SUITE/ROW or SUITE/ROW@BATCH, got {row!r}")
     trial = trials(load_suite(suite), "paper", [name], [0])[0]
+    if not method_class(trial.method).iterative:
+        raise UserError(f"--rows {row}: {trial.method} takes no steps that could be timed; choose another row")
     return replace(trial, batch=int(batch)) if batch else trial
 
 
@@ -405,6 +407,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, least in (("rounds", 1), ("threads", 0 if options.worker else 1)):
             if (value := getattr(options, name)) < least:
                 raise UserError(f"--{name}: expected a number of at least {least}, got {value}")
+        if options.out:
+            require_stem(options.out)
         rows = options.rows or ROWS
         if options.worker:
             return work(options.worker, rows[0], options.device, options.threads)

@@ -19,7 +19,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bench.errors import UserError
-from bench.files import given_path, write_output
+from bench.files import given_path, require_stem, write_output
 from bench.lines import ABSENT, results
 from bench.statistics import Record, lookup, summarise, welch
 from bench.suite import Row, Suite, load_suite
@@ -169,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=given_path, required=True, help="the two files to write, without .md and .png")
     options = parser.parse_args(argv)
     try:
+        require_stem(options.out)
         suite = load_suite(options.suite)
         found = records_of(suite, (options.reference, options.runs), options.budget)
         if not found:

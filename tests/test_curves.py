@@ -128,6 +128,18 @@ def test_event_files_hold_each_point_once(trial: Trial, tmp_path: Path) -> None:
     assert found.keys() == {"losses/d", "test/majority", "validation/majority"}
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_folder_that_cannot_be_written_is_one_line(trial: Trial, tmp_path: Path, capsys: Captured) -> None:
+    _left(tmp_path / "runs", trial, 2)
+    (tmp_path / "file").write_text("kept")
+    assert _main(tmp_path, "--tensorboard", tmp_path / "file/board") == 2
+    said = capsys.readouterr().err
+    assert (
+        said
+        == f"error: --tensorboard {tmp_path / 'file/board'}: cannot write there (Not a directory); choose another folder\n"
+    )
+
+
 def test_without_tensorboard_one_line_says_what_to_install(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

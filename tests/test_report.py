@@ -158,6 +158,16 @@ def test_without_records_it_says_what_to_run(tmp_path: Path, capsys: pytest.Capt
     assert "no record below" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_an_output_without_a_name_is_one_line(
+    tmp_path: Path, suite: Suite, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert _main(tmp_path, "--out", ".") == 2
+    assert capsys.readouterr().err.startswith("error: --out .: names a folder; give the name of a file in it")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_studies_stay_out_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suite: Suite) -> None:
     (tmp_path / "study.yaml").write_text(
         SUITE.replace("suite: tiny", "suite: study").replace("test.majority", "validation.majority")

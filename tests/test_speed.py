@@ -204,6 +204,8 @@ def test_the_command_prints_tables_and_writes_them_with_all_samples(
         ),
         (["--rows", "plane_unsup/amm@0"], "error: a row to time is SUITE/ROW or SUITE/ROW@BATCH"),
         (["--rows", "plane_unsup/amm", "--device", "cuda:99"], "error: --device: unknown device 'cuda:99'"),
+        (["--rows", "plane_unsup/amm", "--out", "/"], "error: --out /: names a folder"),
+        (["--rows", "mnist_unsup/kmeans"], "error: --rows mnist_unsup/kmeans: baselines.kmeans:KMeans takes no steps"),
         (["--rows", "plane_unsup/am"], "error: suite plane_unsup: unknown row 'am'"),
         (["--rows", "plane_unsup/amm", "--out", "{folder}/file/x"], "error: cannot write {folder}/file/x.md "),
     ],

@@ -110,6 +110,17 @@ def test_without_records_it_says_what_to_run(tmp_path: Path, suite: Suite, capsy
     assert not (tmp_path / "page.md").exists()
 
 
+def test_an_output_without_a_name_is_one_line(tmp_path: Path, suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
+    _store(tmp_path / "runs", suite)
+    arguments = ["--suite", str(suite.source.file), "--runs", str(tmp_path / "runs"), "--reference", str(tmp_path)]
+    for out in ("/", ".", str(tmp_path / "..")):
+        assert study.main([*arguments, "--out", out]) == 2
+        assert (
+            capsys.readouterr().err
+            == f"error: --out {Path(out)}: names a folder; give the name of a file in it, without ending\n"
+        )
+
+
 def test_without_the_base_nothing_takes_its_place(
     tmp_path: Path, suite: Suite, capsys: pytest.CaptureFixture[str]
 ) -> None:
