@@ -227,7 +227,7 @@ class AMM(Method):
         return _report(l_d, penalty, l_q, l_p, logit_q, logit_p)
 
     def _alternate(self, batch: Batch) -> dict[str, Tensor]:
-        """D first, `d_steps` times on fresh synthesised and inferred tuples, then the generators against the new D."""
+        """D first, `d_steps` times on freshly drawn tuples of the same examples x, then the generators against the new D."""
         noise = batch.noise
         for _ in range(self.config.d_steps):
             with torch.no_grad():
@@ -305,7 +305,7 @@ class AMM(Method):
         return {name: parameters for name, parameters in found.items() if parameters}
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Gx(y, z) at y = softmax(μ_y(x)) and z = μ_z(x)."""
+        """Gx(y, z) at z = μ_z(x) and y = softmax(μ_y(x)), of which `y_sample: straight_through` keeps the largest entry."""
         return self.decoded(self.encode(x, None))
 
     def decoded(self, h: dict[str, Tensor]) -> Tensor:

@@ -38,7 +38,7 @@ def read(model: AMM, batch: Batch) -> dict[str, Tensor]:
     entropy_y, entropy_y_given_x: of the mean of ŷ, and the mean over examples of that of a drawn ŷ, in nats. The second is how
         soft ŷ is, not how sure q(y | x) is: noise makes a crisp ŷ too.
     information_y: what y tells about x under q, in nats: the entropy of q(y) less the mean one of q(y | x).
-    noise_y: mean σ of Eq. 8.
+    noise_y: mean σ of Eq. 8, which a few large ones can carry.
     means_apart: the smallest distance between two component means.
     reconstruction: mean squared error of a pixel, of `AMM.reconstruct`.
     """
