@@ -17,19 +17,19 @@ import math
 import statistics
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from tabulate import tabulate
 
-from bench import run
+from bench import checkpoint, run
 from bench.errors import UserError
 from bench.files import given_path, write_output
 from bench.lines import results
 from bench.plan import method_class, trials
 from bench.progress import duration
-from bench.record import FINAL, is_of, parse, read, record_path
+from bench.record import FINAL, digest_today, parse, read, record_path, store
 from bench.seeds import spans
 from bench.sources import SOURCES
 from bench.statistics import ENOUGH, Record
@@ -103,76 +103,122 @@ def unpacked(folder: Path) -> Iterator[tuple[str, bytes]]:
         raise UserError(f"{parts[0]} and the parts after it are damaged or not all there: {error}") from None
 
 
-def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
-    """Brings what `folder` holds to `home`, all of it or nothing; one line for each trial that came.
+class Coming(NamedTuple):
+    """A file on its way home: its name below the root, and the digest of its trial."""
 
-    UserError: two results of one trial, results of other code beside those at home, or files that no campaign made.
+    name: str
+    content: bytes
+    digest: str
+
+
+def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
+    """Brings what `folder` holds to `home`; a line for each trial that came, and for what stayed behind or was put aside.
+
+    Everything is looked at before anything is written. What home has further, as a result or by its checkpoint, stays. What
+    it has of another configuration is put aside: a record as by `record.write`, checkpoints and weights as by `checkpoint.load`.
+
+    UserError: two results of one trial, results of other code beside those at home, a damaged record at home, or files that no
+    campaign made. Also for what cannot be written, when a part may have come; merging again brings the rest.
     """
     content = dict(unpacked(folder))
     if not content:
         raise UserError(f"{folder} holds neither records nor campaign.tar.000; name the folder of a campaign")
-    targets = {name: _inside(home, name) for name in content}
-    final = set()
-    for name in [name for name in content if name.endswith(".json")]:
-        trial, status, sources = _examined(name, content[name])
-        if status in FINAL:
-            final.add(name.removesuffix(".json"))
-            _require_no_other(home, trial, content[name])
+    for name in content:
+        _require_ours(name)
+    records = {name: _examined(name, data) for name, data in content.items() if name.endswith(".json")}
+    for name, record in records.items():
+        if record["status"] in FINAL:
+            _require_no_other(home / name, record, content[name])
             if not allow_mixed:
-                _require_same_code(home, trial, sources)
-    came = []
+                _require_same_code(home / name, record)
+    trials: dict[str, dict[str, bytes]] = {}
     for name, data in content.items():
-        stem = name.rpartition(".")[0]
-        target = targets[name]
-        known = target.with_suffix(".json")
-        if known.exists() and _final(known) and stem not in final:
-            continue  # home is further
-        write_output(target, data)
-        came += [f"{name}: {'a result' if stem in final else 'under way'}"] if name.endswith(".json") else []
-    return came
+        stem, dot, ending = name.rpartition(".")
+        trials.setdefault(stem, {})[dot + ending] = data
+    try:
+        looked = [_looked_at(home, stem, files, records.get(f"{stem}.json")) for stem, files in trials.items()]
+        return [line for coming, lines in looked for line in [*lines, *_brought(home, coming)]]
+    except OSError as error:
+        raise UserError(f"cannot merge into {home} ({error.strerror}); mend that and merge again") from None
 
 
-def _examined(name: str, data: bytes) -> tuple[Trial, str, str]:
-    """The trial, status and code of a packed record, which must lie where it belongs."""
+def _looked_at(
+    home: Path, stem: str, files: Mapping[str, bytes], record: Record | None
+) -> tuple[list[Coming], list[str]]:
+    """Which files of a trial, given by their endings, come home, and what there is to say."""
+    path = home / f"{stem}.json"
+    there = read(path) if path.exists() else None
+    final = record is not None and record["status"] in FINAL
+    if not final and there is not None and there["status"] in FINAL:
+        return [], [f"{stem}: under way, but home has a result; left out"]
+    kind = ".weights" if final else ".checkpoint"  # a result needs no checkpoint, and nothing else has weights
+    state = checkpoint.parse(files[kind]) if kind in files else None
+    lines = [f"{stem}{kind}: damaged; left out"] if kind in files and state is None else []
+    coming = [] if record is None else [Coming(f"{stem}.json", files[".json"], record["digest"])]
+    coming += [] if state is None else [Coming(stem + kind, files[kind], state["digest"])]
+    if coming and not final:
+        step = 0 if state is None else state["step"]
+        reached = checkpoint.step_reached(path.with_suffix(".checkpoint"), coming[-1].digest)
+        if reached > step:
+            return [], [*lines, f"{stem}: under way at step {step}, but home is at step {reached}; left out"]
+    if record is not None and there is not None and there["digest"] != record["digest"]:
+        lines.append(f"{stem}: the record at home is of another configuration; kept beside it")
+    came = [f"{stem}: {'a result' if final else 'under way'}"] if coming else []
+    return coming, came + lines
+
+
+def _brought(home: Path, coming: Sequence[Coming]) -> list[str]:
+    """Writes the files of a trial; a line for each checkpoint at home that had to be put aside."""
+    lines = []
+    for name, content, digest in coming:
+        target = home / name
+        if name.endswith(".json"):
+            store(target, content, digest)
+        elif not target.exists() or target.read_bytes() != content:
+            _, remarks = checkpoint.load(target, digest)
+            checkpoint.store(target, content)
+            lines += [f"{name}: {remark}" for remark in remarks]
+    return lines
+
+
+def _examined(name: str, data: bytes) -> Record:
+    """A packed record, which must lie where it belongs."""
     record = parse(data, name)
-    trial = Trial.from_json(record["trial"])
-    if record_path(Path(), trial).as_posix() != name:
-        raise UserError(f"{name}: holds the trial of {record_path(Path(), trial).as_posix()}; put it where it belongs")
-    return trial, record["status"], _sources(record)
+    place = record_path(Path(), Trial.from_json(record["trial"])).as_posix()
+    if place != name:
+        raise UserError(f"{name}: holds the trial of {place}; put it where it belongs")
+    return record
 
 
-def _sources(record: dict[str, Any]) -> str:
+def _sources(record: Record) -> str:
     """Digest of the code that made a record."""
     return str((record["run"].get("git") or {}).get("sources"))
 
 
-def _require_no_other(home: Path, trial: Trial, data: bytes) -> None:
-    path = record_path(home, trial)
-    if path.exists() and _final(path) and path.read_bytes() != data and is_of(read(path), trial):
+def _require_no_other(path: Path, record: Record, data: bytes) -> None:
+    if not path.exists() or path.read_bytes() == data:
+        return
+    there = read(path)
+    if there["status"] in FINAL and digest_today(there) == digest_today(record):
         raise UserError(f"{path}: another result of the same trial is there already; move one of the two away")
 
 
-def _require_same_code(home: Path, trial: Trial, sources: str) -> None:
-    for path in sorted(record_path(home, trial).parent.glob("seed*.json")):
-        record = read(path)
-        if record["status"] in FINAL and _sources(record) != sources:
+def _require_same_code(path: Path, record: Record) -> None:
+    for other in sorted(path.parent.glob("seed*.json")):
+        there = read(other)
+        if there["status"] in FINAL and _sources(there) != _sources(record):
             raise UserError(
-                f"{path}: made by other code than the results to be merged; --allow-mixed takes them all the same"
+                f"{other}: made by other code than the results to be merged; --allow-mixed takes them all the same"
             )
 
 
-def _final(path: Path) -> bool:
-    return read(path)["status"] in FINAL
-
-
-def _inside(home: Path, name: str) -> Path:
-    """Where a packed file goes; UserError for a name that leaves `home`."""
-    target = home / name
-    if Path(name).is_absolute() or ".." in Path(name).parts or len(Path(name).parts) != 4:
+def _require_ours(name: str) -> None:
+    """UserError for a packed file that no campaign packed, or that would leave the home."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or len(path.parts) != 4 or path.suffix not in CARRIED:
         raise UserError(
             f"{name!r} is no name of a record, checkpoint or weights; the pack was not made by bench.campaign"
         )
-    return target
 
 
 # the command

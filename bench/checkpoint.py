@@ -31,7 +31,11 @@ def save(path: Path, state: State) -> None:
         torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise TypeError(f"a checkpoint may hold plain tensors and numbers only: {error}") from error
-    content = hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+    store(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+
+
+def store(path: Path, content: bytes) -> None:
+    """`save` for the bytes of a checkpoint, such as one from another folder."""
     if path.exists():
         path.replace(_previous(path))
     write_atomic(path, content)
@@ -50,6 +54,12 @@ def load(path: Path, digest: str) -> tuple[State | None, list[str]]:
         remarks.append(f"checkpoint {candidate.name} is {problem}, moved aside")
         _rename(candidate)
     return None, remarks
+
+
+def step_reached(path: Path, digest: str) -> int:
+    """The step at which the trial `digest` would go on; 0 without a sound checkpoint of it. Moves nothing, unlike `load`."""
+    states = (read(candidate) for candidate in (path, _previous(path)) if candidate.exists())
+    return next((state["step"] for state in states if state is not None and state.get("digest") == digest), 0)
 
 
 def set_aside(path: Path) -> None:
@@ -75,7 +85,12 @@ def _previous(path: Path) -> Path:
 
 def read(path: Path) -> State | None:
     """The state in a file, on the CPU, or None if a single bit of it is not as written."""
-    head, _, payload = path.read_bytes().partition(b"\n")
+    return parse(path.read_bytes())
+
+
+def parse(content: bytes) -> State | None:
+    """The state that a file holds, as `read` gives it."""
+    head, _, payload = content.partition(b"\n")
     if hashlib.sha256(payload).hexdigest().encode() != head:
         return None
     try:

@@ -77,16 +77,21 @@ def write(path: Path, record: Mapping[str, Any]) -> bool:
     """
     sealed = {**record, "seal": _seal(record)}
     content = json.dumps(sealed, indent=1, allow_nan=False, ensure_ascii=False).encode("utf-8", "backslashreplace")
-    while not write_once(path, content + b"\n"):
-        if _is_result(path, record["digest"]):
+    return store(path, content + b"\n", record["digest"])
+
+
+def store(path: Path, content: bytes, digest: str) -> bool:
+    """`write` for a record of the trial `digest` that is bytes already, such as one from another folder."""
+    while not write_once(path, content):
+        if _is_result(path, digest):
             return False
         aside = path.with_name(f".{path.name}.{uuid4().hex}.aside")
         with suppress(FileNotFoundError):
             path.replace(aside)
-            if _is_result(aside, record["digest"]):  # it came while we looked
+            if _is_result(aside, digest):  # it came while we looked
                 publish(aside, path)
                 return False
-            _put_away(aside, path, record["digest"])
+            _put_away(aside, path, digest)
     return True
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from bench import campaign, record
+from bench import campaign, checkpoint, record
 from bench.errors import UserError
 from bench.suite import Trial
 
@@ -25,6 +26,15 @@ def _store(root: Path, trial: Trial, status: str = "done", sources: str = "a", *
     result = more.pop("result", RESULT if status == "done" else None)
     record.write(path, record.new_record(trial, status, result=result, run=run, **more))
     return path
+
+
+def _save(path: Path, trial: Trial, step: int, **more: Any) -> None:
+    """A checkpoint beside a record."""
+    checkpoint.save(path.with_suffix(".checkpoint"), {"digest": trial.digest, "step": step, **more})
+
+
+def _files(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +88,7 @@ def test_what_is_packed_comes_home(found: list[Trial], tmp_path: Path, monkeypat
     monkeypatch.setattr(campaign, "PART", 4096)
     out, home = tmp_path / "out", tmp_path / "home"
     done, going = _store(out, found[0]), _store(out, found[1], "interrupted")
-    going.with_suffix(".checkpoint").write_bytes(bytes(range(256)) * 50)
+    _save(going, found[1], 7, padding=torch.zeros(4096))
     for name in ("seed01.checkpoint.previous", "seed01.lock", "seed01.log"):
         going.with_name(name).write_bytes(b"x")
     parts = campaign.packed(out)
@@ -97,11 +107,89 @@ def test_what_is_packed_comes_home(found: list[Trial], tmp_path: Path, monkeypat
     assert done.exists()
 
 
-def test_home_that_is_further_stays(found: list[Trial], tmp_path: Path) -> None:
-    _store(tmp_path / "out", found[0], "interrupted").with_suffix(".checkpoint").write_bytes(b"old")
+def test_home_that_has_the_result_stays(found: list[Trial], tmp_path: Path) -> None:
+    _save(_store(tmp_path / "out", found[0], "interrupted"), found[0], 7)
     final = _store(tmp_path / "home", found[0])
-    assert campaign.merge(tmp_path / "out", tmp_path / "home", False) == []
-    assert record.read(final)["status"] == "done" and not final.with_suffix(".checkpoint").exists()
+    before = _files(tmp_path / "home")
+    (said,) = campaign.merge(tmp_path / "out", tmp_path / "home", False)
+    assert said.endswith("seed00: under way, but home has a result; left out") and _files(tmp_path / "home") == before
+    assert record.read(final)["status"] == "done"
+
+
+def test_a_result_of_another_configuration_is_kept(found: list[Trial], tmp_path: Path) -> None:
+    other = replace(found[0], steps=found[0].steps + 1)
+    come, home = _store(tmp_path / "out", found[0]), _store(tmp_path / "home", other)
+    for path, trial in ((come, found[0]), (home, other)):
+        checkpoint.save(path.with_suffix(".weights"), {"digest": trial.digest, "module": {}})
+    record_before, weights_before = home.read_bytes(), home.with_suffix(".weights").read_bytes()
+    result, kept, weights = campaign.merge(tmp_path / "out", tmp_path / "home", False)
+    assert result.endswith("seed00: a result")
+    assert kept.endswith("seed00: the record at home is of another configuration; kept beside it")
+    assert weights.endswith("checkpoint seed00.weights is of another configuration, moved aside")
+    assert home.read_bytes() == come.read_bytes()
+    assert home.with_name(f"seed00.{other.digest[:8]}.stale").read_bytes() == record_before
+    assert home.with_name("seed00.weights.bad").read_bytes() == weights_before
+    assert home.with_suffix(".weights").read_bytes() == come.with_suffix(".weights").read_bytes()
+
+
+def test_a_trial_under_way_never_goes_back(found: list[Trial], tmp_path: Path) -> None:
+    out, home = tmp_path / "out", tmp_path / "home"
+    come, there = (_store(root, found[0], "interrupted", departures=[root.name]) for root in (out, home))
+    _save(there, found[0], 40000)
+    _save(there, found[0], 50000)
+    before = _files(home)
+    behind = "seed00: under way at step {}, but home is at step {}; left out"
+    _save(come, found[0], 10)
+    (said,) = campaign.merge(out, home, False)
+    assert said.endswith(behind.format(10, 50000)) and _files(home) == before
+    there.with_suffix(".checkpoint").write_bytes(b"cut")  # it would go on from the one before
+    (said,) = campaign.merge(out, home, False)
+    assert said.endswith(behind.format(10, 40000))
+    come.with_suffix(".checkpoint").write_bytes(b"cut")
+    damaged, said = campaign.merge(out, home, False)
+    assert damaged.endswith("seed00.checkpoint: damaged; left out") and said.endswith(behind.format(0, 40000))
+    assert there.read_bytes() == before[there]
+
+
+def test_a_checkpoint_that_is_further_comes_and_the_one_at_home_is_kept(found: list[Trial], tmp_path: Path) -> None:
+    out, home = tmp_path / "out", tmp_path / "home"
+    come, there = _store(out, found[0], "interrupted", departures=["further"]), _store(home, found[0], "interrupted")
+    saved = there.with_suffix(".checkpoint")
+    _save(there, found[0], 10)
+    _save(come, found[0], 20)
+    (said,) = campaign.merge(out, home, False)
+    assert said.endswith("seed00: under way") and there.read_bytes() == come.read_bytes()
+    assert checkpoint.load(saved, found[0].digest)[0] == {"digest": found[0].digest, "step": 20}
+    assert checkpoint.load(saved.with_name("seed00.checkpoint.previous"), found[0].digest)[0] is not None
+    other = replace(found[0], steps=found[0].steps + 1)
+    _save(_store(tmp_path / "other", other, "interrupted"), other, 5)
+    foreign = saved.read_bytes()
+    lines = campaign.merge(tmp_path / "other", home, False)
+    assert [line.split(" ", 1)[1] for line in lines] == [
+        "under way",
+        "the record at home is of another configuration; kept beside it",
+        "checkpoint seed00.checkpoint is of another configuration, moved aside",
+        "checkpoint seed00.checkpoint.previous is of another configuration, moved aside",
+    ]
+    assert checkpoint.step_reached(saved, other.digest) == 5
+    assert saved.with_name("seed00.checkpoint.bad").read_bytes() == foreign
+    assert record.read(there.with_name(f"seed00.{found[0].digest[:8]}.stale"))["departures"] == ["further"]
+
+
+def test_nothing_comes_before_all_of_home_was_looked_at(found: list[Trial], tmp_path: Path) -> None:
+    out, home = tmp_path / "out", tmp_path / "home"
+    for trial in found[:2]:
+        _store(out, trial, "interrupted")
+    damaged = record.record_path(home, found[1])
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"{")
+    before = _files(home)
+    with pytest.raises(UserError, match="seed01.json: is not JSON"):
+        campaign.merge(out, home, False)
+    assert _files(home) == before
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot merge into .*file"):
+        campaign.merge(out, tmp_path / "file", False)
 
 
 def test_duplicates_mixed_code_and_misplaced_records_are_refused_whole(found: list[Trial], tmp_path: Path) -> None:
