@@ -12,12 +12,14 @@ it does not know are those of `bench.run`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
+import json
 import math
 import statistics
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +51,7 @@ HEADLINE = (  # the paper's own numbers: Table 1's MNIST, Table 2, Table 1's SVH
 )
 SUITES = ("mnist_unsup", "svhn_semi", "svhn_unsup")
 PART = 15 * 2**20  # bytes of a packed file
+MANIFEST = "manifest.json"  # the last member of a pack
 CARRIED = (".json", ".checkpoint", ".weights")  # not the checkpoint before, locks and logs
 Cell = tuple[str, str]
 
@@ -74,9 +77,13 @@ def _value(trial: Trial) -> tuple[bool, int, float]:
 def packed(out: Path) -> list[Path]:
     """Packs records, checkpoints and weights below `out` into <out>/campaign.tar.000 and so on, each below 16 MiB."""
     file = io.BytesIO()
+    sums = {}
     with tarfile.open(fileobj=file, mode="w") as tar:
-        for path in sorted(path for path in out.rglob("seed*") if path.suffix in CARRIED):
-            tar.add(path, path.relative_to(out).as_posix(), recursive=False)
+        for name, path in _carried(out):
+            data = path.read_bytes()
+            sums[name] = hashlib.sha256(data).hexdigest()
+            _add(tar, name, data)
+        _add(tar, MANIFEST, _manifest(sums))
     content = file.getvalue()
     for old in out.glob("campaign.tar.*"):
         old.unlink()
@@ -86,21 +93,56 @@ def packed(out: Path) -> list[Path]:
     return parts
 
 
-def unpacked(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file that `packed` put into the parts in `folder`; without parts of the files themselves."""
-    parts = sorted(folder.glob("campaign.tar.*"))
+def unpacked(folder: Path) -> dict[str, bytes]:
+    """Every file that `packed` put into the parts in `folder`, by name; without parts the files below `folder` themselves.
+
+    UserError: a part is missing, or a single bit of a file is not as packed.
+    """
+    parts = _parts(folder)
     if not parts:
-        for path in sorted(path for path in folder.rglob("seed*") if path.suffix in CARRIED):
-            yield path.relative_to(folder).as_posix(), path.read_bytes()
-        return
+        return {name: path.read_bytes() for name, path in _carried(folder)}
+    content = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts))) as tar:
+        with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts)), mode="r:") as tar:
             for member in tar:
-                file = tar.extractfile(member)
-                if file is not None:
-                    yield member.name, file.read()
-    except tarfile.TarError as error:
+                file = tar.extractfile(member) if member.isfile() else None
+                content[member.name] = file.read() if file else b""
+    except (tarfile.TarError, OverflowError) as error:
         raise UserError(f"{parts[0]} and the parts after it are damaged or not all there: {error}") from None
+    manifest = content.pop(MANIFEST, None)
+    if manifest is None:  # tarfile takes a damaged head for the end
+        raise UserError(f"{parts[0]} and the parts after it are damaged or not all there: they end without a manifest")
+    if manifest != _manifest({name: hashlib.sha256(data).hexdigest() for name, data in content.items()}):
+        raise UserError(f"{parts[0]} and the parts after it are damaged: they hold other files than were packed")
+    return content
+
+
+def _carried(root: Path) -> list[tuple[str, Path]]:
+    """Name and path of every file below `root` that is carried."""
+    return [(path.relative_to(root).as_posix(), path) for path in sorted(root.rglob("seed*")) if path.suffix in CARRIED]
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _manifest(sums: Mapping[str, str]) -> bytes:
+    """What a pack says of itself: how many files it holds, and the sha256 (hex) of each by name."""
+    return json.dumps({"files": len(sums), "sha256": sums}, indent=1, sort_keys=True).encode()
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The parts of the pack in `folder`, in their order; UserError for one that is missing or has not its size."""
+    numbers = sorted(int(path.suffix[1:]) for path in folder.glob("campaign.tar.*") if path.suffix[1:].isdecimal())
+    parts = [folder / f"campaign.tar.{number:03d}" for number in range(len(numbers))]
+    for part, number in zip(parts, numbers, strict=True):
+        if part.suffix != f".{number:03d}":
+            raise UserError(f"{part} is missing; bring all parts of the pack")
+        if part != parts[-1] and part.stat().st_size != PART:
+            raise UserError(f"{part} has {part.stat().st_size} bytes, expected {PART}; bring it again")
+    return parts
 
 
 class Coming(NamedTuple):
@@ -120,7 +162,7 @@ def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
     UserError: two results of one trial, results of other code beside those at home, a damaged record at home, or files that no
     campaign made. Also for what cannot be written, when a part may have come; merging again brings the rest.
     """
-    content = dict(unpacked(folder))
+    content = unpacked(folder)
     if not content:
         raise UserError(f"{folder} holds neither records nor campaign.tar.000; name the folder of a campaign")
     for name in content:

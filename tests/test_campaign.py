@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import tarfile
 from dataclasses import replace
@@ -31,6 +33,18 @@ def _store(root: Path, trial: Trial, status: str = "done", sources: str = "a", *
 def _save(path: Path, trial: Trial, step: int, **more: Any) -> None:
     """A checkpoint beside a record."""
     checkpoint.save(path.with_suffix(".checkpoint"), {"digest": trial.digest, "step": step, **more})
+
+
+def _pack(folder: Path, files: dict[str, bytes], manifest: bool = True) -> Path:
+    """A folder with a pack of one part that may hold anything."""
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    folder.mkdir(exist_ok=True)
+    with tarfile.open(folder / "campaign.tar.000", "w") as tar:
+        for name, data in {**files, **({"manifest.json": campaign._manifest(sums)} if manifest else {})}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return folder
 
 
 def _files(root: Path) -> dict[Path, bytes]:
@@ -209,6 +223,44 @@ def test_duplicates_mixed_code_and_misplaced_records_are_refused_whole(found: li
         campaign.merge(tmp_path / "moved", home, True)
 
 
+def test_a_pack_that_is_not_whole_is_refused(
+    found: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign, "PART", 512)  # the size of a member's head: a missing part looks like the end
+    for trial in found[:3]:
+        _store(tmp_path / "out", trial)
+    parts = campaign.packed(tmp_path / "out")
+    while not any(parts[-1].read_bytes()):  # zeros behind the manifest, which nobody would miss
+        parts.pop().unlink()
+    whole = [part.read_bytes() for part in parts]
+    home = tmp_path / "home"
+
+    def refused(match: str) -> None:
+        with pytest.raises(UserError, match=match):
+            campaign.merge(tmp_path / "out", home, False)
+        assert not home.exists()
+
+    for number, part in enumerate(parts):
+        part.unlink()
+        refused("campaign.tar.... is missing" if number < len(parts) - 1 else "damaged or not all there")
+        part.write_bytes(whole[number])
+    parts[1].write_bytes(whole[1][:-1])
+    refused("campaign.tar.001 has 511 bytes, expected 512; bring it again")
+    parts[1].write_bytes(whole[1])
+    for number, part in enumerate(parts):
+        part.write_bytes(bytes([whole[number][0] ^ 1]) + whole[number][1:])
+        refused("damaged")
+        part.write_bytes(whole[number])
+    assert len(campaign.merge(tmp_path / "out", home, False)) == 3
+
+
+def test_a_pack_without_its_manifest_is_refused(found: list[Trial], tmp_path: Path) -> None:
+    files = {path.relative_to(tmp_path).as_posix(): path.read_bytes() for path in [_store(tmp_path, found[0])]}
+    with pytest.raises(UserError, match="they end without a manifest"):
+        campaign.merge(_pack(tmp_path / "old", files, manifest=False), tmp_path / "home", False)
+    assert campaign.merge(_pack(tmp_path / "new", files), tmp_path / "home", False)
+
+
 def test_what_was_not_packed_by_a_campaign(tmp_path: Path, found: list[Trial]) -> None:
     with pytest.raises(UserError, match="neither records nor"):
         campaign.merge(tmp_path, tmp_path / "home", False)
@@ -217,15 +269,11 @@ def test_what_was_not_packed_by_a_campaign(tmp_path: Path, found: list[Trial]) -
     part.write_bytes(b"junk" * 200)
     with pytest.raises(UserError, match="damaged or not all there"):
         campaign.merge(tmp_path / "out", tmp_path / "home", False)
-    evil = tmp_path / "evil"
-    evil.mkdir()
-    (tmp_path / "seed00.weights").write_bytes(b"w")
-    with tarfile.open(evil / "campaign.tar.000", "w") as tar:
-        good = record.record_path(Path(), found[0])
-        tar.add(tmp_path / "out" / good, good.as_posix())
-        tar.add(tmp_path / "seed00.weights", "../../outside/seed00.weights")
-    with pytest.raises(UserError, match="is no name of a record"):
-        campaign.merge(evil, tmp_path / "home", False)
+    good = record.record_path(Path(), found[0])
+    packed = {good.as_posix(): (tmp_path / "out" / good).read_bytes()}
+    for name in ("../../outside/seed00.weights", "a/b/c/seed00.sh"):
+        with pytest.raises(UserError, match="is no name of a record"):
+            campaign.merge(_pack(tmp_path / "evil", {**packed, name: b"w"}), tmp_path / "home", False)
     assert not (tmp_path.parent / "outside").exists() and not (tmp_path / "home").exists()  # all of it or nothing
     broken = record.record_path(tmp_path / "broken", found[0])
     broken.parent.mkdir(parents=True)
