@@ -159,8 +159,8 @@ def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
     Everything is looked at before anything is written. What home has further, as a result or by its checkpoint, stays. What
     it has of another configuration is put aside: a record as by `record.write`, checkpoints and weights as by `checkpoint.load`.
 
-    UserError: two results of one trial, results of other code beside those at home, a damaged record at home, or files that no
-    campaign made. Also for what cannot be written, when a part may have come; merging again brings the rest.
+    UserError: two results of one trial, results of different code in one row, a damaged record at home, or files that no campaign
+    made. Also for what cannot be written, when a part may have come; merging again brings the rest.
     """
     content = unpacked(folder)
     if not content:
@@ -168,11 +168,11 @@ def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
     for name in content:
         _require_ours(name)
     records = {name: _examined(name, data) for name, data in content.items() if name.endswith(".json")}
-    for name, record in records.items():
-        if record["status"] in FINAL:
-            _require_no_other(home / name, record, content[name])
-            if not allow_mixed:
-                _require_same_code(home / name, record)
+    final = {name: record for name, record in records.items() if record["status"] in FINAL}
+    for name, record in final.items():
+        _require_no_other(home / name, record, content[name])
+    if not allow_mixed:
+        _require_same_code(home, final)
     trials: dict[str, dict[str, bytes]] = {}
     for name, data in content.items():
         stem, dot, ending = name.rpartition(".")
@@ -245,13 +245,18 @@ def _require_no_other(path: Path, record: Record, data: bytes) -> None:
         raise UserError(f"{path}: another result of the same trial is there already; move one of the two away")
 
 
-def _require_same_code(path: Path, record: Record) -> None:
-    for other in sorted(path.parent.glob("seed*.json")):
-        there = read(other)
-        if there["status"] in FINAL and _sources(there) != _sources(record):
-            raise UserError(
-                f"{other}: made by other code than the results to be merged; --allow-mixed takes them all the same"
-            )
+def _require_same_code(home: Path, final: Mapping[str, Record]) -> None:
+    """UserError if a row would hold results of different code once `final` are at home beside what is there."""
+    for row in sorted({str(Path(name).parent) for name in final}):
+        there = {f"{row}/{path.name}": read(path) for path in sorted((home / row).glob("seed*.json"))}
+        come = {name: record for name, record in final.items() if str(Path(name).parent) == row}
+        after = {name: record for name, record in {**there, **come}.items() if record["status"] in FINAL}
+        first = min(after)
+        for name, record in after.items():
+            if _sources(record) != _sources(after[first]):
+                raise UserError(
+                    f"{name}: made by other code than {first}; --allow-mixed takes results of both into one row"
+                )
 
 
 def _require_ours(name: str) -> None:
@@ -329,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--merge", type=given_path, metavar="DIR", help="bring the results of a campaign home, and stop"
     )
-    parser.add_argument("--allow-mixed", action="store_true", help="merge results of other code than those at home")
+    parser.add_argument("--allow-mixed", action="store_true", help="merge results of different code into one row")
     parser.add_argument("--suite", action="append", choices=SUITES, help="only this one; may be given several times")
     parser.add_argument(
         "--out", type=given_path, default=Path("results/runs"), help="where it runs (default: %(default)s)"

@@ -213,6 +213,11 @@ def test_duplicates_mixed_code_and_misplaced_records_are_refused_whole(found: li
     with pytest.raises(UserError, match="made by other code"):
         campaign.merge(out, home, False)
     assert not record.record_path(home, found[1]).exists()
+    _store(out, found[0], sources="c")  # two codes in the pack itself
+    with pytest.raises(UserError, match="seed01.json: made by other code than .*seed00.json; --allow-mixed"):
+        campaign.merge(out, tmp_path / "empty", False)
+    assert not (tmp_path / "empty").exists() and len(campaign.merge(out, tmp_path / "empty", True)) == 2
+    record.record_path(out, found[0]).unlink()
     assert campaign.merge(out, home, True)
     _store(tmp_path / "again", found[1], sources="b", departures=["other"])
     with pytest.raises(UserError, match="another result of the same trial"):
