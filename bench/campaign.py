@@ -6,7 +6,7 @@
 
 First come the paper's own cells, then the rivals, those with the least arithmetic first; three seeds of every row, which allow a
 verdict, before the seven others. Trials with a result below --out, --home or results/reference are not run again. Options that
-it does not know are those of `bench.run`.
+it does not know are those of `bench.run` that say how to run.
 """
 
 from __future__ import annotations
@@ -345,16 +345,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
     own, rest = parser.parse_known_args(argv)
     try:
-        if rest and (own.merge or own.plan):
-            raise UserError(f"{rest[0]}: --{'merge' if own.merge else 'plan'} does not read it; remove it")
+        _refuse_unused(own, rest)
         if own.merge:
             print("\n".join(merge(own.merge, own.home, own.allow_mixed)))
             return 0
+        options = _how(rest, own.out)
         found, roots = ordered(own.suite), (own.out, own.home, own.reference)
         if own.plan:
             print(page(found, roots), end="")
             return 0
-        options = run.parser().parse_args([*rest, "--out", str(own.out)])
         code = run.execute(run.unfinished(found, *roots), options)
         if own.out != own.home:
             print("\n".join(str(path) for path in packed(own.out)))
@@ -362,6 +361,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _refuse_unused(own: argparse.Namespace, rest: Sequence[str]) -> None:
+    """UserError for one of our own options, or for one of `bench.run`, that --merge or --plan would pass over."""
+    if rest and (own.merge or own.plan):
+        raise UserError(f"{rest[0]}: --{'merge' if own.merge else 'plan'} does not read it; remove it")
+    if own.merge and (own.plan or own.suite):
+        raise UserError(f"--{'plan' if own.plan else 'suite'}: --merge does not read it; remove it")
+    if own.allow_mixed and not own.merge:
+        raise UserError("--allow-mixed: belongs to --merge")
+
+
+def _how(rest: Sequence[str], out: Path) -> argparse.Namespace:
+    """The options of `bench.run` that say how to run; UserError for one that says what to run."""
+    options, unset = run.parser().parse_args([*rest, "--out", str(out)]), run.parser().parse_args([])
+    for name in ("command", "only", "seeds", "budget", "print_commands", "watch"):
+        if getattr(options, name) != getattr(unset, name):
+            said = options.command if name == "command" else f"--{name.replace('_', '-')}"
+            raise UserError(f"{said}: a campaign chooses its trials itself; python -m bench.run reads it")
+    return options
 
 
 if __name__ == "__main__":

@@ -314,3 +314,33 @@ def test_plan_and_run_as_commands(
     assert asked[0][:2] == found[1:3] and (tmp_path / "out/campaign.tar.000").exists()
     assert campaign.main(["--merge", str(tmp_path / "out"), *where]) == 0
     assert record.record_path(tmp_path / "home", replace(found[1])).exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["status"], "status: a campaign chooses its trials itself; python -m bench.run reads it"),
+        (["list"], "list: a campaign"),
+        (["--only", "kmeans"], "--only: a campaign"),
+        (["--seeds", "0"], "--seeds: a campaign"),
+        (["--budget", "quick"], "--budget: a campaign"),
+        (["--print-commands"], "--print-commands: a campaign"),
+        (["--watch", "0"], "--watch: a campaign"),
+        (["--allow-mixed"], "--allow-mixed: belongs to --merge"),
+        (["--merge", "there", "--plan"], "--plan: --merge does not read it; remove it"),
+        (["--merge", "there", "--suite", "mnist_unsup"], "--suite: --merge does not read it; remove it"),
+    ],
+)
+def test_what_a_campaign_would_pass_over_is_refused(
+    given: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(campaign.run, "execute", lambda *_: pytest.fail("it ran"))
+    assert campaign.main(given) == 2
+    found = capsys.readouterr()
+    assert found.err.startswith(f"error: {said}") and found.err.count("\n") == 1 and not found.out
+    assert not list(tmp_path.iterdir())
