@@ -361,6 +361,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # while no trial was running
+        return 130
 
 
 def _refuse_unused(own: argparse.Namespace, rest: Sequence[str]) -> None:

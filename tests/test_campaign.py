@@ -344,3 +344,14 @@ def test_what_a_campaign_would_pass_over_is_refused(
     found = capsys.readouterr()
     assert found.err.startswith(f"error: {said}") and found.err.count("\n") == 1 and not found.out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("at", ["ordered", "packed", "merge"])
+def test_ctrl_c_ends_it_as_it_ends_a_run(at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(campaign, "ordered", lambda *_: [])
+    monkeypatch.setattr(campaign.run, "execute", lambda *_: 0)
+    monkeypatch.setattr(campaign, at, stopped)
+    assert campaign.main(["--merge" if at == "merge" else "--out", str(tmp_path)]) == 130
