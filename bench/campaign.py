@@ -355,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(page(found, roots), end="")
             return 0
         code = run.execute(run.unfinished(found, *roots), options)
-        if own.out != own.home:
+        if own.out != own.home and not options.dry_run:
             print("\n".join(str(path) for path in packed(own.out)))
         return code
     except UserError as error:

@@ -301,6 +301,8 @@ def test_plan_and_run_as_commands(
     for stops in (["--plan"], ["--merge", str(tmp_path)]):
         assert campaign.main([*stops, *where, "--time-budget", "9m"]) == 2
         assert capsys.readouterr().err == f"error: --time-budget: {stops[0]} does not read it; remove it\n"
+    monkeypatch.setattr(campaign.run, "execute", lambda *_: 0)
+    assert campaign.main([*where, "--dry-run"]) == 0 and not (tmp_path / "out").exists()  # it packs nothing
     asked: list[list[Trial]] = []
 
     def execute(trials: list[Trial], options: Any) -> int:
