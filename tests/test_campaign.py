@@ -130,6 +130,7 @@ def test_home_that_has_the_result_stays(found: list[Trial], tmp_path: Path) -> N
     assert record.read(final)["status"] == "done"
 
 
+@pytest.mark.fault(29)
 def test_a_result_of_another_configuration_is_kept(found: list[Trial], tmp_path: Path) -> None:
     other = replace(found[0], steps=found[0].steps + 1)
     come, home = _store(tmp_path / "out", found[0]), _store(tmp_path / "home", other)
@@ -146,6 +147,7 @@ def test_a_result_of_another_configuration_is_kept(found: list[Trial], tmp_path:
     assert home.with_suffix(".weights").read_bytes() == come.with_suffix(".weights").read_bytes()
 
 
+@pytest.mark.fault(29)
 def test_a_trial_under_way_never_goes_back(found: list[Trial], tmp_path: Path) -> None:
     out, home = tmp_path / "out", tmp_path / "home"
     come, there = (_store(root, found[0], "interrupted", departures=[root.name]) for root in (out, home))
@@ -190,6 +192,7 @@ def test_a_checkpoint_that_is_further_comes_and_the_one_at_home_is_kept(found: l
     assert record.read(there.with_name(f"seed00.{found[0].digest[:8]}.stale"))["departures"] == ["further"]
 
 
+@pytest.mark.fault(29)
 def test_nothing_comes_before_all_of_home_was_looked_at(found: list[Trial], tmp_path: Path) -> None:
     out, home = tmp_path / "out", tmp_path / "home"
     for trial in found[:2]:
@@ -206,6 +209,7 @@ def test_nothing_comes_before_all_of_home_was_looked_at(found: list[Trial], tmp_
         campaign.merge(out, tmp_path / "file", False)
 
 
+@pytest.mark.fault(29)
 def test_duplicates_mixed_code_and_misplaced_records_are_refused_whole(found: list[Trial], tmp_path: Path) -> None:
     out, home = tmp_path / "out", tmp_path / "home"
     _store(out, found[1], sources="b")
@@ -228,6 +232,7 @@ def test_duplicates_mixed_code_and_misplaced_records_are_refused_whole(found: li
         campaign.merge(tmp_path / "moved", home, True)
 
 
+@pytest.mark.fault(29)
 def test_a_pack_that_is_not_whole_is_refused(
     found: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

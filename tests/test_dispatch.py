@@ -392,6 +392,7 @@ def test_a_second_signal_leaves_at_once(stop: tuple[trial.Stop, Any], monkeypatc
     assert left == [130]
 
 
+@pytest.mark.fault(2)
 def test_the_first_signal_after_the_end_of_the_parent_is_no_second_one(
     stop: tuple[trial.Stop, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
