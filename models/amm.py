@@ -23,6 +23,7 @@ from models.method import Batch, Data, Method, Spec
 from models.nets import Averaged, refit_statistics
 from models.noise import Noise
 from models.prior import Kind, build_prior
+from models.tables import GivenZ
 
 Tuple3 = tuple[Tensor, Tensor, Tensor]  # x, y, z
 DRAWS = 1024  # of ε for the expectation over Eq. 8's noise in an answer
@@ -37,6 +38,7 @@ class AMMConfig:
     nets: Literal["mnist", "svhn", "digits", "plane", "mnist14"] = "mnist"  # layer tables: models/<nets>.py
     components: int = 10  # K (section 4.2)
     factorisation: Literal[6, 7, 15] = 7  # Eq. 7 as Tables 3 and 7 draw it; Eq. 6 as Algorithm 1 writes it; Eq. 15
+    y_reads: Literal["features", "z"] = "features"  # of the z-branch: Table 3; or the z that was drawn, as Eq. 7 says
     prior: Kind = "learned"  # p(z | y), Table 4
     separation: float = 4.0  # of the means from the origin: prior "fixed", and "separated" at the start; ours
     y_sample: Literal["softmax", "straight_through"] = "softmax"  # what D sees of q(y | x); Eq. 9
@@ -79,6 +81,8 @@ class AMMConfig:
             raise ValueError(
                 f"prior: {self.prior} normalises over y and needs 2 components or more; use prior: standard"
             )
+        if self.y_reads == "z" and self.factorisation != 7:
+            raise ValueError(f"y_reads: z needs factorisation: 7, got {self.factorisation}")
         if self.penalty_y <= 0:
             raise ValueError(f"penalty_y must be above 0, got {self.penalty_y}")
         if not 0 <= self.average_rate <= 1:
@@ -102,7 +106,8 @@ class AMM(Method):
             self.encoder_y = Net(nets.ENCODER_Y, k, noise, **options)
             self.encoder_z = Net(nets.ENCODER_Z, k, noise, **options)
         else:
-            self.encoder = Net(nets.ENCODER if c.factorisation == 7 else nets.ENCODER_15, k, noise, **options)
+            table = nets.ENCODER if c.factorisation == 7 else nets.ENCODER_15
+            self.encoder = Net(GivenZ(**vars(table)) if c.y_reads == "z" else table, k, noise, **options)
         encoders = dict(self.named_children())  # the first has the rows of y
         self.prior = build_prior(c.prior, nets, k, c.separation, noise, **options)  # Gz(y)
         self.decoder = Net(nets.DECODER, k, noise, **options)  # Gx(y, Gz(y))

@@ -149,6 +149,40 @@ class WithoutY(Table):
         return kept
 
 
+class GivenZ(Table):
+    """An encoder's layer table with y inferred from the z that was drawn: `GivenZ(**vars(table))`.
+
+    Eq. 7 draws y from q(y | x, z), where Tables 3 and 7 give y the features of the z-branch. Here the last sum of both branches
+    takes the drawn z in their place, through a layer zy without activation, and z's rows come before it.
+    """
+
+    def rows(self, k: int) -> list[Row]:
+        """The typed rows, amended, in their new order."""
+        rows = super().rows(k)
+        last = self._last(rows)
+        given = replace(last, inputs=tuple("zy" if name.startswith("z") else name for name in last.inputs))
+        zy = Row("zy", ("z",), "+", last.channels, 1, 1, "", 0.0, False, "", 0.0)
+        at = rows.index(last)
+        after = [given if row is last else row for row in rows[at:]]
+        of_z = [row for row in after if row.name.startswith("z")]
+        return [*rows[:at], *of_z, zy, *(row for row in after if row not in of_z)]
+
+    def departures(self) -> list[str]:
+        """Those of the table, and this one."""
+        name, place = self._last(super().rows(2)).name, self.title.partition(".")[0]
+        return [
+            *super().departures(),
+            f"{place}, {name}: reads the drawn z, through a layer zy, for the z-branch: Eq. 7.",
+        ]
+
+    def _last(self, rows: list[Row]) -> Row:
+        """The last row of y that reads the z-branch."""
+        found = [row for row in rows if row.name[0] == "y" and any(name[0] == "z" for name in row.inputs)]
+        if found[-1].pool:
+            raise TableError(f"{self.title}: row {found[-1].name!r} joins maps that are pooled later; z is no map")
+        return found[-1]
+
+
 def _row(title: str, cells: dict[str, str], k: int) -> Row:
     """One typed row from its cells."""
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from models import svhn
 from models.amm import AMM, AMMConfig, Tuple3
 from models.latent import one_hot
 from models.layers import Layer
 from models.method import Batch, Data, Spec
 from models.noise import Noise
+from models.tables import GivenZ, TableError
 
 SPECS = {
     "plane": Spec("plane", (2, 1, 1), 3),
@@ -304,6 +306,29 @@ def test_several_draws_of_the_noise_of_y_are_averaged(factorisation: int) -> Non
     assert torch.allclose(model.encode(_x(), None)["y"].flatten(1), torch.softmax(h["yμ"].flatten(1), 1))
 
 
+@pytest.mark.parametrize("nets", ["plane", "digits", "mnist"])
+def test_y_is_inferred_from_the_drawn_z_where_the_config_says_so(nets: str) -> None:
+    """Then the noise of z moves y and y teaches the spread of z; as Table 3 has it neither does. In answers z is its mean."""
+    for reads in ("features", "z"):
+        model = _amm(nets, **PLAIN, y_reads=reads, g_dropout=0.0)
+        x = _x(nets)
+        one, other = (model.encode(x, Noise.seeded(seed)) for seed in (1, 2))
+        assert torch.equal(one["yμ"], other["yμ"]) == (reads == "features")
+        spread = [p for p in cast(Layer, model.encoder.layers["zσ"]).parameters() if p.requires_grad]
+        slopes = torch.autograd.grad(one["yμ"].square().sum(), spread, allow_unused=True)
+        assert all((slope is None) == (reads == "features") for slope in slopes)
+        model.eval()
+        assert torch.equal(model.encode(x, None)["yμ"], model.encode(x, None)["yμ"])
+    assert "Eq. 7" in " ".join(model.departures())
+
+
+def test_pooled_maps_cannot_read_z() -> None:
+    with pytest.raises(TableError, match="no map"):
+        GivenZ(**vars(svhn.ENCODER)).rows(10)
+    with pytest.raises(ValueError, match="factorisation: 7"):
+        AMMConfig(y_reads="z", factorisation=6)
+
+
 def test_the_synthesised_tuple_is_one_category() -> None:
     model = _amm(**PLAIN, prior="fixed", separation=50.0)
     _, y, z = model.synthesised(64, Noise.seeded(8))
@@ -470,6 +495,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"y_log_variance": 2.0, "g_dropout": 0.0, "d_dropout": 0.0},
     {"y_noise": "fixed"},
     {"y_draws": 3, "factorisation": 6},
+    {"y_reads": "z"},
     {"average_rate": 0.1, "factorisation": 6},
     {"saturating": True},
     {"schedule": "alternating", "d_steps": 2, "factorisation": 6, "prior": "fixed"},

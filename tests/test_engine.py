@@ -638,7 +638,10 @@ ROWS = [
 ]
 
 
-KNOBS = [("ablation_digits", row) for row in ("averaged", "y_noise_fixed", "learned_y_draws")]  # that no other row has
+KNOBS = [  # that no other row has
+    *(("ablation_digits", row) for row in ("averaged", "y_noise_fixed", "learned_y_draws")),
+    ("ablation_mnist14", "k30_given_z_30"),
+]
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS + KNOBS)
