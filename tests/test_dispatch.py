@@ -60,14 +60,16 @@ def attempted(job: trial.Job, stop: int = 999) -> int:
 
 @pytest.fixture
 def job(make_trial: Callable[..., Trial], tmp_path: Path, toy: object, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs a trial of Toy as its process would; `stop` ends it after so many steps, `fields` change the trial."""
+    """Runs a trial of Toy as its process would; `stop` ends it after so many steps, `fields` change it, `keep` its weights."""
     monkeypatch.setattr(os, "dup2", lambda *_: None)  # the log takes standard error over
 
-    def run(stop: int = 999, fields: dict[str, Any] | None = None, **config: Any) -> tuple[int, Path]:
+    def run(
+        stop: int = 999, fields: dict[str, Any] | None = None, keep: bool = False, **config: Any
+    ) -> tuple[int, Path]:
         what = make_trial(config, **(fields or {}))
         path = record.record_path(tmp_path, what)
         path.parent.mkdir(parents=True, exist_ok=True)
-        code = attempted(trial.Job(what, "cpu", str(tmp_path), 1, checkpoint_every=0.0), stop)
+        code = attempted(trial.Job(what, "cpu", str(tmp_path), 1, checkpoint_every=0.0, keep_weights=keep), stop)
         log = path.with_suffix(".log")
         sys.stderr.write(log.read_text())
         log.unlink()
@@ -136,14 +138,10 @@ def _without_optimiser(state: dict[str, Any]) -> None:
     state["optimizers"] = {}
 
 
-def test_final_weights_stay_on_request(
-    make_trial: Callable[..., Trial], tmp_path: Path, toy: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "dup2", lambda *_: None)
-    what = make_trial()
-    path = record.record_path(tmp_path, what)
-    path.parent.mkdir(parents=True)
-    assert attempted(trial.Job(what, "cpu", str(tmp_path), 1, keep_weights=True)) == trial.DONE
+def test_final_weights_stay_on_request(job: Any) -> None:
+    code, path = job(keep=True)
+    assert code == trial.DONE
+    what = Trial.from_json(record.read(path)["trial"])
     state, _ = checkpoint.load(path.with_suffix(".weights"), what.digest)
     assert state is not None
     fresh = trainer.Run(what, torch.device("cpu"))
@@ -153,23 +151,22 @@ def test_final_weights_stay_on_request(
 
 
 def test_no_final_record_stands_without_the_weights_that_were_asked_for(
-    make_trial: Callable[..., Trial], tmp_path: Path, toy: object, monkeypatch: pytest.MonkeyPatch
+    job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill between the two leaves weights without a record, which the next run makes again; not the other way round."""
-    monkeypatch.setattr(os, "dup2", lambda *_: None)
-    what = make_trial()
-    path = record.record_path(tmp_path, what)
-    path.parent.mkdir(parents=True)
+    save = checkpoint.save
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path: Path, state: checkpoint.State) -> None:
+        if path.suffix == ".weights":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(path, state)
 
     with monkeypatch.context() as broken:
         broken.setattr(checkpoint, "save", full)
-        assert attempted(trial.Job(what, "cpu", str(tmp_path), 1, keep_weights=True)) == trial.USER_ERROR
-    assert not path.exists()
-    assert attempted(trial.Job(what, "cpu", str(tmp_path), 1, keep_weights=True)) == trial.DONE
-    assert path.exists() and path.with_suffix(".weights").exists()
+        code, path = job(keep=True)
+    assert code == trial.USER_ERROR and not path.exists()
+    code, path = job(keep=True)
+    assert code == trial.DONE and path.exists() and path.with_suffix(".weights").exists()
 
 
 def test_a_record_names_the_departures_of_its_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
