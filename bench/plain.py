@@ -28,6 +28,8 @@ KNOWN: dict[str, tuple[Any, ...]] = {  # what a trial's config may say; `Config`
     "factorisation": (7,),
     "prior": ("learned", "learned_variance", "fixed"),
     "y_sample": ("softmax",),
+    "y_draws": (1,),
+    "y_reads": ("features",),
     "penalty": ("gradient",),
     "penalty_between": ("sides",),
     "penalty_norm": ("joint",),
