@@ -624,6 +624,7 @@ LARGE = [
     "amm_k20_works",
     "amm_k30_works",
     "amm_k30_draws",
+    "amm_k30_draws_100",
     "aae_k30",
     "gmvae_k30",
     "infogan",
