@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench import record
 from bench.suite import Trial
 from models.method import Batch, Data, Method, Spec
 from models.noise import Noise
@@ -152,3 +153,22 @@ def make_trial() -> Callable[..., Trial]:
         return replace(BASE, config=BASE.config if config is None else {**BASE.config, **config}, **fields)
 
     return make
+
+
+POINT = {"step": 1, "test": {"majority": 1.0}, "validation": {"majority": 1.0}}
+RESULT = {"last": POINT, "selected": POINT, "best_on_test": POINT, "curve": [POINT], "weights_sha256": None}
+
+
+@pytest.fixture
+def store() -> Callable[..., Path]:
+    """Writes the record of a trial that never ran below a root: so many minutes long as its seed says, and two."""
+
+    def write(root: Path, trial: Trial, status: str = "done", sources: str = "a", **more: Any) -> Path:
+        path = record.record_path(root, trial)
+        run: dict[str, Any] = {"git": {"sources": sources, "sha": None, "dirty": False}}
+        run |= {"device": "cpu", "threads": 2, "seconds": 60.0 * (2 + trial.seed)}
+        result = RESULT if status in record.FINAL else None
+        record.write(path, record.new_record(trial, status, result=result, run=run, **more))
+        return path
+
+    return write

@@ -1,0 +1,219 @@
+"""What a campaign has made elsewhere: packed into a few files to be carried away, merged at home.
+
+A pack is a tar, cut into parts, whose last member names every file with its sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import checkpoint
+from bench.errors import UserError
+from bench.files import write_output
+from bench.record import FINAL, digest_today, parse, read, record_path, store
+from bench.statistics import Record
+from bench.suite import Trial
+
+PART = 15 * 2**20  # bytes of a packed file
+MANIFEST = "manifest.json"  # the last member of a pack
+CARRIED = (".json", ".checkpoint", ".weights")  # not the checkpoint before, locks and logs
+
+
+def packed(out: Path) -> list[Path]:
+    """Packs records, checkpoints and weights below `out` into <out>/campaign.tar.000 and so on, each below 16 MiB."""
+    file = io.BytesIO()
+    sums = {}
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, path in _carried(out):
+            data = path.read_bytes()
+            sums[name] = hashlib.sha256(data).hexdigest()
+            _add(tar, name, data)
+        _add(tar, MANIFEST, _manifest(sums))
+    content = file.getvalue()
+    for old in out.glob("campaign.tar.*"):
+        old.unlink()
+    parts = [out / f"campaign.tar.{start // PART:03d}" for start in range(0, len(content), PART)]
+    for number, path in enumerate(parts):
+        write_output(path, content[number * PART : (number + 1) * PART])
+    return parts
+
+
+def unpacked(folder: Path) -> dict[str, bytes]:
+    """Every file that `packed` put into the parts in `folder`, by name; without parts the files below `folder` themselves.
+
+    UserError: a part is missing, or a single bit of a file is not as packed.
+    """
+    parts = _parts(folder)
+    if not parts:
+        return {name: path.read_bytes() for name, path in _carried(folder)}
+    content = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts)), mode="r:") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isfile() else None
+                content[member.name] = file.read() if file else b""
+    except (tarfile.TarError, OverflowError) as error:
+        raise UserError(f"{parts[0]} and the parts after it are damaged or not all there: {error}") from None
+    manifest = content.pop(MANIFEST, None)
+    if manifest is None:  # tarfile takes a damaged head for the end
+        raise UserError(f"{parts[0]} and the parts after it are damaged or not all there: they end without a manifest")
+    if manifest != _manifest({name: hashlib.sha256(data).hexdigest() for name, data in content.items()}):
+        raise UserError(f"{parts[0]} and the parts after it are damaged: they hold other files than were packed")
+    return content
+
+
+def _carried(root: Path) -> list[tuple[str, Path]]:
+    """Name and path of every file below `root` that is carried."""
+    return [(path.relative_to(root).as_posix(), path) for path in sorted(root.rglob("seed*")) if path.suffix in CARRIED]
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _manifest(sums: Mapping[str, str]) -> bytes:
+    """What a pack says of itself: how many files it holds, and the sha256 (hex) of each by name."""
+    return json.dumps({"files": len(sums), "sha256": sums}, indent=1, sort_keys=True).encode()
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The parts of the pack in `folder`, in their order; UserError for one that is missing or has not its size."""
+    numbers = sorted(int(path.suffix[1:]) for path in folder.glob("campaign.tar.*") if path.suffix[1:].isdecimal())
+    parts = [folder / f"campaign.tar.{number:03d}" for number in range(len(numbers))]
+    for part, number in zip(parts, numbers, strict=True):
+        if part.suffix != f".{number:03d}":
+            raise UserError(f"{part} is missing; bring all parts of the pack")
+        if part != parts[-1] and part.stat().st_size != PART:
+            raise UserError(f"{part} has {part.stat().st_size} bytes, expected {PART}; bring it again")
+    return parts
+
+
+class Coming(NamedTuple):
+    """A file on its way home: its name below the root, and the digest of its trial."""
+
+    name: str
+    content: bytes
+    digest: str
+
+
+def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
+    """Brings what `folder` holds to `home`; a line for each trial that came, and for what stayed behind or was put aside.
+
+    Everything is looked at before anything is written. What home has further, as a result or by its checkpoint, stays. What
+    it has of another configuration is put aside: a record as by `record.write`, checkpoints and weights as by `checkpoint.load`.
+
+    UserError: two results of one trial, results of different code in one row, a damaged record at home, or files that no campaign
+    made. Also for what cannot be written, when a part may have come; merging again brings the rest.
+    """
+    content = unpacked(folder)
+    if not content:
+        raise UserError(f"{folder} holds neither records nor campaign.tar.000; name the folder of a campaign")
+    for name in content:
+        _require_ours(name)
+    records = {name: _examined(name, data) for name, data in content.items() if name.endswith(".json")}
+    final = {name: record for name, record in records.items() if record["status"] in FINAL}
+    for name, record in final.items():
+        _require_no_other(home / name, record, content[name])
+    if not allow_mixed:
+        _require_same_code(home, final)
+    trials: dict[str, dict[str, bytes]] = {}
+    for name, data in content.items():
+        stem, dot, ending = name.rpartition(".")
+        trials.setdefault(stem, {})[dot + ending] = data
+    try:
+        looked = [_looked_at(home, stem, files, records.get(f"{stem}.json")) for stem, files in trials.items()]
+        return [line for coming, lines in looked for line in [*lines, *_brought(home, coming)]]
+    except OSError as error:
+        raise UserError(f"cannot merge into {home} ({error.strerror}); mend that and merge again") from None
+
+
+def _looked_at(
+    home: Path, stem: str, files: Mapping[str, bytes], record: Record | None
+) -> tuple[list[Coming], list[str]]:
+    """Which files of a trial, given by their endings, come home, and what there is to say."""
+    path = home / f"{stem}.json"
+    there = read(path) if path.exists() else None
+    final = record is not None and record["status"] in FINAL
+    if not final and there is not None and there["status"] in FINAL:
+        return [], [f"{stem}: under way, but home has a result; left out"]
+    kind = ".weights" if final else ".checkpoint"  # a result needs no checkpoint, and nothing else has weights
+    state = checkpoint.parse(files[kind]) if kind in files else None
+    lines = [f"{stem}{kind}: damaged; left out"] if kind in files and state is None else []
+    coming = [] if record is None else [Coming(f"{stem}.json", files[".json"], record["digest"])]
+    coming += [] if state is None else [Coming(stem + kind, files[kind], state["digest"])]
+    if coming and not final:
+        step = 0 if state is None else state["step"]
+        reached = checkpoint.step_reached(path.with_suffix(".checkpoint"), coming[-1].digest)
+        if reached > step:
+            return [], [*lines, f"{stem}: under way at step {step}, but home is at step {reached}; left out"]
+    if record is not None and there is not None and there["digest"] != record["digest"]:
+        lines.append(f"{stem}: the record at home is of another configuration; kept beside it")
+    came = [f"{stem}: {'a result' if final else 'under way'}"] if coming else []
+    return coming, came + lines
+
+
+def _brought(home: Path, coming: Sequence[Coming]) -> list[str]:
+    """Writes the files of a trial; a line for each checkpoint at home that had to be put aside."""
+    lines = []
+    for name, content, digest in coming:
+        target = home / name
+        if name.endswith(".json"):
+            store(target, content, digest)
+        elif not target.exists() or target.read_bytes() != content:
+            _, remarks = checkpoint.load(target, digest)
+            checkpoint.store(target, content)
+            lines += [f"{name}: {remark}" for remark in remarks]
+    return lines
+
+
+def _examined(name: str, data: bytes) -> Record:
+    """A packed record, which must lie where it belongs."""
+    record = parse(data, name)
+    place = record_path(Path(), Trial.from_json(record["trial"])).as_posix()
+    if place != name:
+        raise UserError(f"{name}: holds the trial of {place}; put it where it belongs")
+    return record
+
+
+def _sources(record: Record) -> str:
+    """Digest of the code that made a record."""
+    return str((record["run"].get("git") or {}).get("sources"))
+
+
+def _require_no_other(path: Path, record: Record, data: bytes) -> None:
+    if not path.exists() or path.read_bytes() == data:
+        return
+    there = read(path)
+    if there["status"] in FINAL and digest_today(there) == digest_today(record):
+        raise UserError(f"{path}: another result of the same trial is there already; move one of the two away")
+
+
+def _require_same_code(home: Path, final: Mapping[str, Record]) -> None:
+    """UserError if a row would hold results of different code once `final` are at home beside what is there."""
+    for row in sorted({str(Path(name).parent) for name in final}):
+        there = {f"{row}/{path.name}": read(path) for path in sorted((home / row).glob("seed*.json"))}
+        come = {name: record for name, record in final.items() if str(Path(name).parent) == row}
+        after = {name: record for name, record in {**there, **come}.items() if record["status"] in FINAL}
+        first = min(after)
+        for name, record in after.items():
+            if _sources(record) != _sources(after[first]):
+                raise UserError(
+                    f"{name}: made by other code than {first}; --allow-mixed takes results of both into one row"
+                )
+
+
+def _require_ours(name: str) -> None:
+    """UserError for a packed file that no campaign packed, or that would leave the home."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or len(path.parts) != 4 or path.suffix not in CARRIED:
+        raise UserError(
+            f"{name!r} is no name of a record, checkpoint or weights; the pack was not made by bench.campaign"
+        )
