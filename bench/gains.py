@@ -26,7 +26,7 @@ from bench.errors import UserError
 from bench.estimate import made_up
 from bench.speed import trial_of
 from bench.trainer import Run
-from models import amm, layers, noise
+from models import amm, convolution, layers, noise
 from models.adversarial import discriminator_loss
 from models.method import Batch
 
@@ -69,7 +69,10 @@ def _contiguous() -> Iterator[None]:
 
 MEASURES: dict[str, Away] = {
     "leak and mask in one product": lambda: mock.patch.object(layers, "leaky_relu", _leaky_relu),
-    "patches for layers with few inputs or outputs": lambda: mock.patch.object(layers, "FEW_TAPS", 0),
+    "patches for layers with few inputs or outputs": lambda: mock.patch.object(convolution, "FEW_TAPS", 0),
+    "second derivatives of convolutions as first ones": lambda: mock.patch.object(
+        convolution._Convolution, "apply", F.conv2d
+    ),
     "masks from few random bits, by SFC64": lambda: mock.patch.object(noise.Noise, "_kept", _kept),
     "one backward pass of D for both players": lambda: mock.patch.object(amm.AMM, "update", _update),
     "channels-last memory": _contiguous,

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.convolution import convolve
 from models.latent import exp_n
 from models.noise import Noise
 from models.tables import Row, Table
 
-FEW_TAPS = 16  # inputs x width² up to which a CPU is faster with patches and a matrix product, 2-3 times for Table 3's first row
 PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "ReLU": F.relu,
     "Tanh": torch.tanh,
@@ -32,8 +32,7 @@ class Layer(nn.Module):
     """One row with weights or without: dropout on its input, convolution, batch normalisation, activation, pooling.
 
     With `pool_first` pooling comes before batch normalisation, in the order of the tables' columns.
-    A convolution that sees or makes a single position is computed as the matrix product that it is, and so is, on a CPU,
-    one with few inputs, such as a first layer on grey images.
+    A convolution that sees or makes a single position is computed as the matrix product that it is.
     """
 
     def __init__(
@@ -86,14 +85,7 @@ class Layer(nn.Module):
                 return out if bias is None else out + bias[:, None, None]
             x, kernel = x.permute(0, 2, 3, 1).reshape(n, -1), weight.permute(0, 2, 3, 1).reshape(self.row.channels, -1)
             return F.linear(x, kernel, bias)[:, :, None, None]
-        taps = (self.row.channels if self.transposed else inputs) * width**2
-        if taps <= FEW_TAPS and x.device.type == "cpu" and not self.row.padding:
-            if not self.transposed:
-                return _few_inputs(x, weight, bias, self.row.stride)
-            if self.row.stride == 1:
-                return _few_outputs(x, weight, bias)
-        convolve = F.conv_transpose2d if self.transposed else F.conv2d
-        return convolve(x, weight, bias, self.row.stride, self.row.padding)
+        return convolve(x, weight, bias, self.row.stride, self.row.padding, self.transposed)
 
     def _activate(self, x: Tensor, noise: Noise | None) -> Tensor:
         if not self.row.activation:
@@ -116,29 +108,6 @@ def leaky_relu(x: Tensor, slope: float, mask: Tensor | None = None) -> Tensor:
         mask = x.new_ones(()).expand_as(x) if mask is None else mask.to(x.dtype)
         factor = torch.ops.aten.leaky_relu_backward(mask, x, slope, False)  # 1 or the slope, times the mask
     return x * factor
-
-
-def _few_inputs(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """A convolution as patches times kernels. The long sides stay inner, for all derivatives too: ten times faster here."""
-    (n, _, height, _), (outputs, _, width, _) = x.shape, weight.shape
-    size = (height - width) // stride + 1
-    end = stride * (size - 1) + 1
-    cuts = [x[:, :, i : i + end : stride, j : j + end : stride] for i in range(width) for j in range(width)]
-    patches = torch.stack(cuts).transpose(1, 2).reshape(-1, n * size**2).t()  # [positions, taps], taps outer in memory
-    kernel = weight.permute(2, 3, 1, 0).reshape(-1, outputs).contiguous()
-    out = patches @ kernel if bias is None else torch.addmm(bias, patches, kernel)
-    return out.view(n, size, size, outputs).permute(0, 3, 1, 2)
-
-
-def _few_outputs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A transposed convolution of stride 1: products of every position with every tap, added where they belong."""
-    (n, inputs, size, _), (_, outputs, width, _) = x.shape, weight.shape
-    kernel = weight.permute(2, 3, 1, 0).reshape(-1, inputs).contiguous()
-    taps = (kernel @ x.permute(0, 2, 3, 1).reshape(-1, inputs).t()).view(width, width, outputs, n, size, size)
-    rest = width - 1
-    parts = [F.pad(taps[i, j], (j, rest - j, i, rest - i)) for i in range(width) for j in range(width)]
-    out = sum(parts[1:], parts[0]).transpose(0, 1)
-    return out if bias is None else out + bias[:, None, None]
 
 
 def _needs_bias(row: Row, rows: list[Row]) -> bool:

@@ -26,6 +26,14 @@ def test_keep_has_two_values() -> None:
     assert torch.equal(Noise.seeded(2).keep(torch.empty(N), 0.2).unique(), torch.tensor([0.0, 1.25]))
 
 
+def test_a_mask_drawn_in_parts_is_the_one_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = []
+    for part in (8, N):
+        monkeypatch.setattr("models.noise.PART", part)
+        masks.append(Noise.seeded(2).keep(torch.empty(1003), 0.2))
+    assert torch.equal(*masks)
+
+
 def test_keep_with_p_zero_keeps_everything() -> None:
     assert torch.equal(Noise.seeded(3).keep(torch.empty(N), 0.0), torch.ones(N))
 
