@@ -382,7 +382,7 @@ def _indexing(w: World) -> Tensor:
     m[i[:3]] = w.vector
     m[:, i[2:4]] += 1
     m.index_add_(0, i[:2], w.matrix[:2])
-    m[m > 0.7] = 0.3  # a mask decides what is written, not how much
+    m[m > 0.7] = w.vector[0]  # a mask decides what is written, not how much
     m.masked_fill_(m < -0.7, -0.3).scatter_(1, i[None], 0.5)
     return m[i, w.index] + m[None, :, i].squeeze(0)[1] + F.embedding(i, m).sum(0) + m.gather(0, i[None])[0]
 
@@ -391,7 +391,7 @@ def _dtypes(w: World) -> Tensor:
     words = torch.empty(4, dtype=torch.int64).random_(-(2**63), None, generator=w.noise.generator)
     low = words.view(torch.int16).view(2, 8)
     bits = w.vector.view(torch.int32) >> 20
-    words[0] = 1  # which `low` sees
+    words[0].fill_(1)  # which `low` sees
     halves = (w.matrix * _changing(w)).bfloat16().float()
     return low[0] * 1e-4 + low[1].double() + bits + halves[0] + w.vector.half().abs().float() + (w.index * 0.5)
 
