@@ -16,14 +16,14 @@ Pitfall: ξ = 1e-6 is near the resolution of 32-bit pixels, so r is partly made 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.adam import Adam
 from baselines.losses import conditional_entropy
 from baselines.nets import Classifier, Style, conv_large, conv_small, dense
 from baselines.perturbation import Repeated, kl_divergence, worst_direction
@@ -58,35 +58,6 @@ class VATConfig:
     steps: int = 48_000  # at which the rate would be 0: 120 epochs of 400
     decay_start: int = 32_000  # 80 epochs
     decay_every: int = 400  # the rate goes down once an epoch
-
-
-class Adam(torch.optim.Optimizer):
-    """Adam (Kingma & Ba, Algorithm 1) whose rate, β1 and count of steps are tensors, so a recorded step follows a schedule.
-
-    Of a changed β1 the bias correction knows only the new value: that is exact once β1^t is 0 to rounding.
-    """
-
-    def __init__(self, parameters: Iterable[nn.Parameter], beta2: float) -> None:
-        super().__init__(parameters, {"beta2": beta2})
-        for p in self.param_groups[0]["params"]:
-            self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-
-    @torch.no_grad()
-    def step_with(self, rate: Tensor, beta1: Tensor, t: Tensor) -> None:
-        """Step t = 1, 2, ... with these, each a scalar tensor."""
-        beta2, parameters = self.param_groups[0]["beta2"], self.param_groups[0]["params"]
-        gradients = [p.grad for p in parameters]
-        m, v = ([self.state[p][name] for p in parameters] for name in ("exp_avg", "exp_avg_sq"))
-        torch._foreach_mul_(m, beta1)
-        torch._foreach_add_(m, torch._foreach_mul(gradients, 1 - beta1))
-        torch._foreach_mul_(v, beta2)
-        torch._foreach_addcmul_(v, gradients, gradients, 1 - beta2)
-        size = torch._foreach_sqrt(v)
-        torch._foreach_div_(size, (1 - beta2**t).sqrt())
-        torch._foreach_add_(size, 1e-8)
-        moves = torch._foreach_div(m, size)
-        torch._foreach_mul_(moves, -rate / (1 - beta1**t))
-        torch._foreach_add_(parameters, moves)
 
 
 class VAT(Method):

@@ -16,6 +16,7 @@ SHARED: dict[str, set[str]] = {
     "baselines.blocks": set(),
     "baselines.nets": {"baselines.blocks"},
     "baselines.perturbation": set(),
+    "baselines.adam": set(),
     "baselines.pretraining": set(),
     "baselines.gar": set(),
     "baselines.codes": set(),
