@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.recording import Recording, recordable
 from bench.suite import Precision
-from bench.tape import Recording, Tape, recordable
+from bench.tape import Tape
 from models.method import Method
 from models.noise import Noise
 

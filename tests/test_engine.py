@@ -20,9 +20,10 @@ from bench.data import Dataset
 from bench.engine import TIMED, WARM_UP, Engine, require_layout, set_precision
 from bench.errors import UserError
 from bench.plan import method_class, trials
+from bench.recording import Recording
 from bench.sources import SOURCES
 from bench.suite import Precision, Trial, load_suite, names
-from bench.tape import Recording, Tape
+from bench.tape import Tape
 from bench.trainer import Run, weights_digest
 from models.method import Data, Spec
 from models.noise import Noise

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten
 
 from bench import tape as module
-from bench.tape import Call, Recording, Tape, recordable
+from bench.recording import Call, Recording, recordable
+from bench.tape import Tape
 from models.noise import Noise
 
 Program = Callable[["World"], Tensor]
