@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench import process, provenance
+from bench.contenders import trial_of
 from bench.errors import UserError
 from bench.estimate import made_up
-from bench.speed import trial_of
 from bench.trainer import Run
 from models import amm, convolution, layers, noise
 from models.adversarial import discriminator_loss

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.speed import FlopCounter
+from bench.contenders import FlopCounter
 from models.convolution import convolve
 from models.noise import Noise
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from bench import gains
+from bench.contenders import trial_of
 from bench.estimate import made_up
-from bench.speed import trial_of
 from bench.trainer import Run
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import plain, plan, speed
+from bench import contenders, plain, plan
 from bench.sources import SOURCES
 from bench.suite import Trial, load_suite
 from models import adversarial
@@ -170,7 +170,7 @@ def test_forward_passes_do_the_same_products(built: Built) -> None:
 
 
 def _flops(action: Callable[[Noise | None], Any]) -> int:
-    with speed.FlopCounter() as counter:
+    with contenders.FlopCounter() as counter:
         action(Noise.seeded(0))
     return counter.total
 

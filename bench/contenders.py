@@ -1,0 +1,253 @@
+"""Who takes turns in a measurement of speed: what each contender does, and the processes of their own in which they do it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from bench import plain, process
+from bench.engine import Mode
+from bench.errors import UserError
+from bench.estimate import made_up
+from bench.plan import method_class, trials
+from bench.run import cores
+from bench.suite import Trial, load_suite
+from bench.trainer import Run
+from models.method import Batch
+from models.noise import Noise
+
+SIZES = (512, 1024, 2048)  # of the matrix products; on a GPU 8192
+TURN_S = 0.25  # a turn is as many steps as take about this long
+
+
+class FlopCounter(TorchDispatchMode):
+    """Counts floating-point operations of matrix products and convolutions by PyTorch's own formulas, in `total`.
+
+    PyTorch's FlopCounterMode holds the same formulas, but the hooks by which it finds the module of an operation refuse
+    `torch.autograd.grad`. The second derivative of a convolution is made of convolutions, which are counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += int(formula(*args, **(kwargs or {}), out_val=out))
+        return out
+
+
+# what a contender does
+
+
+def our_step(trial: Trial, device: str, mode: Mode) -> Callable[[], object]:
+    """A step of a trial with its share of the loop, as `bench.trainer` takes it, past warming up and recording."""
+    run = Run(trial, torch.device(device), mode=mode, data=partial(made_up, trial))
+    run.method.prepare(run.dataset.train)
+    if mode != "eager":
+        while not run.engine.settled:
+            run._update()
+        if run.engine.name != mode:
+            raise RuntimeError(f"{trial.suite}/{trial.row} stays eager: {run.engine.remark}")
+    return run._update
+
+
+def plain_step(trial: Trial, device: str) -> Callable[[], object]:
+    """The plain game with its DataLoaders; for a baseline its own update, called with what a DataLoader brings."""
+    torch.manual_seed(0)
+    if plain.knows(trial):
+        data = made_up(trial, Noise.seeded(0)).train
+        game = plain.game(trial, data.y_labelled).to(device)
+        batches = plain.batches(data.x, trial.batch, data.scale, data.x_labelled, data.y_labelled)
+        return lambda: game.step(*(part.to(device) for part in next(batches)))
+    run = Run(trial, torch.device(device), mode="eager", data=partial(made_up, trial))
+    run.method.prepare(run.dataset.train)
+    index = torch.arange(trial.batch, device=device)
+    unlabelled = plain.batches(run.dataset.train.x.cpu(), trial.batch, run.dataset.scale)
+    return lambda: run.method.update(Batch(next(unlabelled)[0].to(device), run.noise, index=index))
+
+
+def product(device: str) -> Callable[[], float]:
+    """The best rate, in floating-point operations per second, of square matrix products."""
+    sizes = SIZES if device == "cpu" else (8192,)
+    square = {n: torch.rand(3, n, n, device=device).unbind() for n in sizes}
+
+    def rate() -> float:
+        seconds = {n: _timed(partial(torch.mm, a, b, out=out), device) for n, (a, b, out) in square.items()}
+        return max(2 * n**3 / seconds[n] for n in sizes)
+
+    return rate
+
+
+def _timed(action: Callable[[], object], device: str) -> float:
+    wait = partial(torch.cuda.synchronize, device) if device != "cpu" else lambda: None
+    wait()
+    started = time.perf_counter()
+    action()
+    wait()
+    return time.perf_counter() - started
+
+
+def count_flops(trial: Trial, device: str = "cpu") -> int:
+    """Floating-point operations of one step of ours, a multiply-add counted as two."""
+    step = our_step(trial, device, "eager")
+    with FlopCounter() as counter:
+        step()
+    return counter.total
+
+
+# contenders in processes of their own
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A process that takes turns.
+
+    Attributes:
+        name: plain, eager, graph or product.
+        row: suite/row, with @batch where it is not the suite's.
+        threads: of its CPU, 0 for as many as PyTorch takes by itself.
+        copies: how many such processes work at once.
+    """
+
+    name: str
+    row: str
+    device: str
+    threads: int
+    copies: int = 1
+
+
+def trial_of(row: str) -> Trial:
+    """The trial of "suite/row" or "suite/row@batch"; UserError for one that does not exist or takes no steps."""
+    path, _, batch = row.partition("@")
+    suite, slash, name = path.partition("/")
+    if not slash or (batch and not (batch.isdecimal() and int(batch))):
+        raise UserError(f"a row to time is SUITE/ROW or SUITE/ROW@BATCH, got {row!r}")
+    trial = trials(load_suite(suite), "paper", [name], [0])[0]
+    if not method_class(trial.method).iterative:
+        raise UserError(f"--rows {row}: {trial.method} takes no steps that could be timed; choose another row")
+    return replace(trial, batch=int(batch)) if batch else trial
+
+
+def work(name: str, row: str, device: str, threads: int) -> int:
+    """A child's life: says what it is ready for, then for each line of input takes so many steps and says the seconds."""
+    if threads:
+        torch.set_num_threads(threads)
+    trial = trial_of(row)
+    if name == "product":
+        rate = product(device)
+        return _serve(lambda steps: {"rate": rate()}, 1, 0)
+    step = (
+        plain_step(trial, device)
+        if name == "plain"
+        else our_step(trial, device, "eager" if name == "eager" else "graph")
+    )
+    step()
+    steps = max(1, round(TURN_S / _timed(step, device)))
+    flops = count_flops(trial, device) if name == "eager" else 0
+
+    def turn(steps: int) -> dict[str, float]:
+        seconds = _timed(lambda: [step() for _ in range(steps)], device)
+        return {"seconds": seconds / steps, "memory": _memory(device)}
+
+    return _serve(turn, steps, flops)
+
+
+def _serve(turn: Callable[[int], dict[str, float]], steps: int, flops: int) -> int:
+    print(json.dumps({"steps": steps, "flops": flops}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(turn(int(line))), flush=True)
+    return 0
+
+
+def _memory(device: str) -> int:
+    """Most bytes that this process has held: of the GPU if it computes there."""
+    if device != "cpu":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class Child:
+    """One process of a contender."""
+
+    def __init__(self, contender: Contender) -> None:
+        c = contender
+        environment = process.environment(c.threads)
+        if c.name == "plain":  # a user's own environment
+            environment = {**os.environ, "PYTHONPATH": environment["PYTHONPATH"]}
+            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+                environment.pop(name, None)
+        arguments = ["--worker", c.name, "--rows", c.row, "--device", c.device, "--threads", str(c.threads)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.speed", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,  # a terminal's Ctrl-C reaches the parent alone; the child ends with its pipe
+        )
+        self.ready = self.hear()
+
+    def ask(self, steps: int) -> None:
+        assert self.process.stdin
+        print(steps, file=self.process.stdin, flush=True)
+
+    def hear(self) -> dict[str, Any]:
+        assert self.process.stdout
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"a process of bench.speed ended with exit code {self.process.wait()}")
+        heard: dict[str, Any] = json.loads(answer)
+        return heard
+
+
+@contextmanager
+def at_work(contender: Contender) -> Iterator[Callable[[], dict[str, float]]]:
+    """A function that lets all copies take a turn at once, and returns seconds a step and trial, memory and flops in all."""
+    with ExitStack() as stack:
+        children = []
+        for _ in range(contender.copies):
+            child = Child(contender)
+            stack.enter_context(child.process)
+            children.append(child)
+        steps = children[0].ready["steps"]
+
+        def turn() -> dict[str, float]:
+            started = time.perf_counter()
+            for child in children:
+                child.ask(steps)
+            heard = [child.hear() for child in children]
+            if "rate" in heard[0]:
+                return heard[0]
+            each = (time.perf_counter() - started) / steps / len(children) if len(children) > 1 else heard[0]["seconds"]
+            return {
+                "seconds": each,
+                "memory": sum(one["memory"] for one in heard),
+                "flops": children[0].ready["flops"],
+            }
+
+        yield turn
+
+
+def contenders(row: str, device: str, threads: int) -> dict[str, Contender]:
+    """Who trains a row, by what they are called in the table."""
+    found = {name: Contender(name, row, device, threads) for name in ("product", "plain", "eager", "graph")}
+    if device == "cpu" and cores() > 1:
+        found["plain, all cores"] = Contender("plain", row, device, 0)
+        found["graph, all cores"] = Contender("graph", row, device, 1, cores())
+    return found
