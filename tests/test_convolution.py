@@ -56,6 +56,12 @@ def test_values_and_derivatives_are_pytorchs(
         torch.testing.assert_close(found, expected)
 
 
+def _given() -> tuple[Tensor, Tensor]:
+    """Images and kernels, of float32."""
+    noise = Noise.seeded(0)
+    return noise.normal(2, 8, 7, 7).requires_grad_(), noise.normal(4, 8, 3, 3).requires_grad_()
+
+
 class Kernels(TorchDispatchMode):
     """Notes the widths of the kernels of all convolutions."""
 
@@ -70,8 +76,7 @@ class Kernels(TorchDispatchMode):
 
 
 def test_second_derivatives_take_no_image_for_a_kernel() -> None:
-    noise = Noise.seeded(0)
-    x, kernel = noise.normal(2, 8, 7, 7).requires_grad_(), noise.normal(4, 8, 3, 3).requires_grad_()
+    x, kernel = _given()
     widths = []
     for function in (convolve, F.conv2d):
         with Kernels() as kernels:
@@ -81,8 +86,7 @@ def test_second_derivatives_take_no_image_for_a_kernel() -> None:
 
 
 def test_a_gradient_by_x_alone_leaves_out_the_kernels() -> None:
-    noise = Noise.seeded(0)
-    x, kernel = noise.normal(2, 8, 7, 7).requires_grad_(), noise.normal(4, 8, 3, 3).requires_grad_()
+    x, kernel = _given()
     counts = []
     for function in (convolve, F.conv2d):
         with FlopCounter() as counter:
@@ -96,8 +100,7 @@ def test_a_gradient_by_x_alone_leaves_out_the_kernels() -> None:
 
 
 def test_under_autocast_it_is_pytorchs() -> None:
-    noise = Noise.seeded(0)
-    x, kernel = noise.normal(2, 8, 7, 7).requires_grad_(), noise.normal(4, 8, 3, 3).requires_grad_()
+    x, kernel = _given()
     found = []
     for function in (convolve, F.conv2d):
         with torch.autocast("cpu", torch.bfloat16):
