@@ -192,9 +192,8 @@ class Child:
             environment = {**os.environ, "PYTHONPATH": environment["PYTHONPATH"]}
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
                 environment.pop(name, None)
-        arguments = ["--worker", c.name, "--rows", c.row, "--device", c.device, "--threads", str(c.threads)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.speed", *arguments],
+            [sys.executable, "-m", "bench.contenders", c.name, c.row, c.device, str(c.threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -211,7 +210,7 @@ class Child:
         assert self.process.stdout
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"a process of bench.speed ended with exit code {self.process.wait()}")
+            raise RuntimeError(f"a process of bench.contenders ended with exit code {self.process.wait()}")
         heard: dict[str, Any] = json.loads(answer)
         return heard
 
@@ -251,3 +250,8 @@ def contenders(row: str, device: str, threads: int) -> dict[str, Contender]:
         found["plain, all cores"] = Contender("plain", row, device, 0)
         found["graph, all cores"] = Contender("graph", row, device, 1, cores())
     return found
+
+
+if __name__ == "__main__":  # a child's process
+    _name, _row, _device, _threads = sys.argv[1:]
+    sys.exit(work(_name, _row, _device, int(_threads)))

@@ -21,7 +21,7 @@ import torch
 from tabulate import tabulate
 
 from bench import overhead, provenance
-from bench.contenders import at_work, contenders, trial_of, work
+from bench.contenders import at_work, contenders, trial_of
 from bench.errors import UserError
 from bench.files import given_path, require_stem, write_output
 from bench.run import cores, device_slots
@@ -135,7 +135,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
     found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
     found.add_argument("--out", type=given_path, metavar="STEM", help="write STEM.md, and STEM.json with all samples")
-    found.add_argument("--worker", choices=("plain", "eager", "graph", "product"), help=argparse.SUPPRESS)
     return found
 
 
@@ -168,14 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 measured, 2 bad input."""
     options = parser().parse_args(argv)
     try:
-        for name, least in (("rounds", 1), ("threads", 0 if options.worker else 1)):
-            if (value := getattr(options, name)) < least:
-                raise UserError(f"--{name}: expected a number of at least {least}, got {value}")
+        for name in ("rounds", "threads"):
+            if (value := getattr(options, name)) < 1:
+                raise UserError(f"--{name}: expected a number of at least 1, got {value}")
         if options.out:
             require_stem(options.out)
         rows = options.rows or ROWS
-        if options.worker:
-            return work(options.worker, rows[0], options.device, options.threads)
         device_slots(options.device, 1)  # refuses a device that is not there
         found = benchmark(rows, options.device, options.threads, options.rounds)
         print(render(found), end="")

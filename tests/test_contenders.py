@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from typing import Any, ClassVar
 
 import pytest
@@ -92,6 +94,19 @@ def test_every_contender_takes_steps(row: str, monkeypatch: pytest.MonkeyPatch) 
 def test_the_product_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contenders, "SIZES", (8, 16))
     assert contenders.product("cpu")() > 0
+
+
+def test_a_worker_answers_every_line_and_ends_with_its_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(contenders, "plain_step", lambda trial, device: lambda: taken.append(trial.batch))
+    monkeypatch.setattr(contenders, "TURN_S", 0.0)
+    monkeypatch.setattr("sys.stdin", io.StringIO("2\n3\n"))
+    assert contenders.work("plain", "plane_unsup/amm@7", "cpu", torch.get_num_threads()) == 0
+    ready, *turns = map(json.loads, capsys.readouterr().out.splitlines())
+    assert ready == {"steps": 1, "flops": 0} and taken == [7] * (2 + 2 + 3)
+    assert all(turn["seconds"] > 0 and turn["memory"] > 1e6 for turn in turns) and len(turns) == 2
 
 
 def test_copies_work_at_once_and_share_the_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

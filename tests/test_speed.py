@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy
 import pytest
 import torch
 
-from bench import contenders, speed
+from bench import speed
 
 SECONDS = {"plain": [3.0, 8.0, 6.0], "eager": [2.0, 4.0, 3.0], "graph": [1.0, 4.0, 2.0]}
 SECONDS |= {"plain, all cores": [4.0, 4.0, 4.0], "graph, all cores": [0.5, 1.0, 2.0]}
@@ -24,20 +23,6 @@ SAMPLES: dict[str, list[dict[str, float]]] = {
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "measure", lambda *options: SAMPLES)
     monkeypatch.setattr(speed.overhead, "measure", lambda repeats: {"list": [0.25] * repeats, "table": [1.5] * repeats})
-
-
-def test_a_worker_answers_every_line_and_ends_with_its_input(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    taken: list[int] = []
-    monkeypatch.setattr(contenders, "plain_step", lambda trial, device: lambda: taken.append(trial.batch))
-    monkeypatch.setattr(contenders, "TURN_S", 0.0)
-    monkeypatch.setattr("sys.stdin", io.StringIO("2\n3\n"))
-    arguments = ["--worker", "plain", "--rows", "plane_unsup/amm@7", "--threads", str(torch.get_num_threads())]
-    assert speed.main(arguments) == 0
-    ready, *turns = map(json.loads, capsys.readouterr().out.splitlines())
-    assert ready == {"steps": 1, "flops": 0} and taken == [7] * (2 + 2 + 3)
-    assert all(turn["seconds"] > 0 and turn["memory"] > 1e6 for turn in turns) and len(turns) == 2
 
 
 @pytest.mark.slow
