@@ -8,29 +8,31 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, cast, get_args
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench import plain, process
-from bench.engine import Mode
+from bench.engine import Mode, set_precision
 from bench.errors import UserError
 from bench.estimate import made_up
 from bench.plan import method_class, trials
 from bench.run import cores
-from bench.suite import Trial, load_suite
+from bench.suite import Precision, Trial, load_suite
 from bench.trainer import Run
+from bench.yaml_strict import unknown
 from models.method import Batch
 from models.noise import Noise
 
 SIZES = (512, 1024, 2048)  # of the matrix products; on a GPU 8192
 TURN_S = 0.25  # a turn is as many steps as take about this long
+AT_ONCE = 10  # trials that share a GPU: a suite's seeds
 
 
 class FlopCounter(TorchDispatchMode):
@@ -55,21 +57,32 @@ class FlopCounter(TorchDispatchMode):
 # what a contender does
 
 
-def our_step(trial: Trial, device: str, mode: Mode) -> Callable[[], object]:
-    """A step of a trial with its share of the loop, as `bench.trainer` takes it, past warming up and recording."""
-    run = Run(trial, torch.device(device), mode=mode, data=partial(made_up, trial))
-    run.method.prepare(run.dataset.train)
-    if mode != "eager":
-        while not run.engine.settled:
-            run._update()
-        if run.engine.name != mode:
+def our_step(trial: Trial, device: str, mode: Mode, trials: int = 1) -> Callable[[], object]:
+    """A step of so many trials with its share of the loop, as `bench.trainer` takes it, past warming up and recording.
+
+    Each trial computes on a stream of its own, as those that share a GPU do (`bench.pool`).
+    """
+    runs = [Run(trial, torch.device(device), mode=mode, data=partial(made_up, trial)) for _ in range(trials)]
+    for run in runs:
+        with run.engine.on_stream():
+            run.method.prepare(run.dataset.train)
+            while mode != "eager" and not run.engine.settled:
+                run._update()
+        if mode != "eager" and run.engine.name != mode:
             raise RuntimeError(f"{trial.suite}/{trial.row} stays eager: {run.engine.remark}")
-    return run._update
+
+    def step() -> None:
+        for run in runs:
+            with run.engine.on_stream():
+                run._update()
+
+    return step
 
 
 def plain_step(trial: Trial, device: str) -> Callable[[], object]:
-    """The plain game with its DataLoaders; for a baseline its own update, called with what a DataLoader brings."""
+    """The plain game with its DataLoaders, in PyTorch's own precision whatever the trial's; for a baseline its own update."""
     torch.manual_seed(0)
+    trial = replace(trial, precision="fp32")
     if plain.knows(trial):
         data = made_up(trial, Noise.seeded(0)).train
         game = plain.game(trial, data.y_labelled).to(device)
@@ -82,13 +95,16 @@ def plain_step(trial: Trial, device: str) -> Callable[[], object]:
     return lambda: run.method.update(Batch(next(unlabelled)[0].to(device), run.noise, index=index))
 
 
-def product(device: str) -> Callable[[], float]:
+def product(device: str, precision: Precision = "fp32") -> Callable[[], float]:
     """The best rate, in floating-point operations per second, of square matrix products."""
     sizes = SIZES if device == "cpu" else (8192,)
-    square = {n: torch.rand(3, n, n, device=device).unbind() for n in sizes}
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    square = {n: torch.rand(3, n, n, device=device).to(dtype).unbind() for n in sizes}
+    context = set_precision(precision, torch.device(device))
 
     def rate() -> float:
-        seconds = {n: _timed(partial(torch.mm, a, b, out=out), device) for n, (a, b, out) in square.items()}
+        with context:
+            seconds = {n: _timed(partial(torch.mm, a, b, out=out), device) for n, (a, b, out) in square.items()}
         return max(2 * n**3 / seconds[n] for n in sizes)
 
     return rate
@@ -123,6 +139,7 @@ class Contender:
         row: suite/row, with @batch where it is not the suite's.
         threads: of its CPU, 0 for as many as PyTorch takes by itself.
         copies: how many such processes work at once.
+        trials: how many trials each of them trains, in turns.
     """
 
     name: str
@@ -130,40 +147,42 @@ class Contender:
     device: str
     threads: int
     copies: int = 1
+    trials: int = 1
 
 
 def trial_of(row: str) -> Trial:
-    """The trial of "suite/row" or "suite/row@batch"; UserError for one that does not exist or takes no steps."""
-    path, _, batch = row.partition("@")
+    """The trial of "suite/row", with another "@batch" or ":precision"; UserError for one that is not there or takes no steps."""
+    rest, _, precision = row.partition(":")
+    path, _, batch = rest.partition("@")
     suite, slash, name = path.partition("/")
     if not slash or (batch and not (batch.isdecimal() and int(batch))):
-        raise UserError(f"a row to time is SUITE/ROW or SUITE/ROW@BATCH, got {row!r}")
+        raise UserError(f"a row to time is SUITE/ROW, SUITE/ROW@BATCH or SUITE/ROW@BATCH:PRECISION, got {row!r}")
+    if precision and precision not in get_args(Precision):
+        raise unknown("precision", precision, get_args(Precision), "--rows")
     trial = trials(load_suite(suite), "paper", [name], [0])[0]
     if not method_class(trial.method).iterative:
         raise UserError(f"--rows {row}: {trial.method} takes no steps that could be timed; choose another row")
-    return replace(trial, batch=int(batch)) if batch else trial
+    trial = replace(trial, batch=int(batch)) if batch else trial
+    return replace(trial, precision=cast(Precision, precision)) if precision else trial
 
 
-def work(name: str, row: str, device: str, threads: int) -> int:
+def work(name: str, row: str, device: str, threads: int, trials: int = 1) -> int:
     """A child's life: says what it is ready for, then for each line of input takes so many steps and says the seconds."""
     if threads:
         torch.set_num_threads(threads)
     trial = trial_of(row)
     if name == "product":
-        rate = product(device)
+        rate = product(device, trial.precision)
         return _serve(lambda steps: {"rate": rate()}, 1, 0)
-    step = (
-        plain_step(trial, device)
-        if name == "plain"
-        else our_step(trial, device, "eager" if name == "eager" else "graph")
-    )
+    mode: Mode = "eager" if name == "eager" else "graph"
+    step = plain_step(trial, device) if name == "plain" else our_step(trial, device, mode, trials)
     step()
     steps = max(1, round(TURN_S / _timed(step, device)))
     flops = count_flops(trial, device) if name == "eager" else 0
 
     def turn(steps: int) -> dict[str, float]:
         seconds = _timed(lambda: [step() for _ in range(steps)], device)
-        return {"seconds": seconds / steps, "memory": _memory(device)}
+        return {"seconds": seconds / steps / trials, "memory": _memory(device)}
 
     return _serve(turn, steps, flops)
 
@@ -193,14 +212,18 @@ class Child:
             for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
                 environment.pop(name, None)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.contenders", c.name, c.row, c.device, str(c.threads)],
+            [sys.executable, "-m", "bench.contenders", c.name, c.row, c.device, str(c.threads), str(c.trials)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
             start_new_session=True,  # a terminal's Ctrl-C reaches the parent alone; the child ends with its pipe
         )
-        self.ready = self.hear()
+
+    @cached_property
+    def ready(self) -> dict[str, Any]:
+        """What it says first."""
+        return self.hear()
 
     def ask(self, steps: int) -> None:
         assert self.process.stdin
@@ -215,6 +238,11 @@ class Child:
         return heard
 
 
+def _ready(children: Sequence[Child]) -> int:
+    """Waits until all are ready; the steps of a turn."""
+    return int(min(child.ready["steps"] for child in children))
+
+
 @contextmanager
 def at_work(contender: Contender) -> Iterator[Callable[[], dict[str, float]]]:
     """A function that lets all copies take a turn at once, and returns seconds a step and trial, memory and flops in all."""
@@ -224,9 +252,11 @@ def at_work(contender: Contender) -> Iterator[Callable[[], dict[str, float]]]:
             child = Child(contender)
             stack.enter_context(child.process)
             children.append(child)
-        steps = children[0].ready["steps"]
+        if contender.device == "cpu":  # which the contenders would fight for; on a GPU they get ready at once
+            _ready(children)
 
         def turn() -> dict[str, float]:
+            steps = _ready(children)
             started = time.perf_counter()
             for child in children:
                 child.ask(steps)
@@ -249,9 +279,11 @@ def contenders(row: str, device: str, threads: int) -> dict[str, Contender]:
     if device == "cpu" and cores() > 1:
         found["plain, all cores"] = Contender("plain", row, device, 0)
         found["graph, all cores"] = Contender("graph", row, device, 1, cores())
+    if device != "cpu":
+        found[f"graph, {AT_ONCE} at once"] = Contender("graph", row, device, threads, trials=AT_ONCE)
     return found
 
 
 if __name__ == "__main__":  # a child's process
-    _name, _row, _device, _threads = sys.argv[1:]
-    sys.exit(work(_name, _row, _device, int(_threads)))
+    _name, _row, _device, _threads, _trials = sys.argv[1:]
+    sys.exit(work(_name, _row, _device, int(_threads), int(_trials)))

@@ -2,7 +2,7 @@
 
 joblib's threads hand lots of trials to `python -m bench.trial` processes. On a CPU a lot is one trial, so one that is killed
 costs nobody else anything, and a process takes one after another, which saves importing torch for each. On a GPU a lot is
-the seeds of one row, which share the device, and every lot gets a fresh process, so that all memory comes back.
+trials of one method, which share the device, and every lot gets a fresh process, so that all memory comes back.
 """
 
 from __future__ import annotations
@@ -64,13 +64,16 @@ class Plan:
     engine: Mode = "auto"
 
     def lots(self, trials: Sequence[Trial]) -> list[list[Trial]]:
-        """The trials by process: seeds of one row together where they may share a device, spread over all devices."""
+        """The trials by process: those of one method together where they may share a device, spread over all devices.
+
+        Of one method, since a turn of k-means takes minutes, in which a network's steps would wait.
+        """
         most = self.share or (1 if self.devices[0] == "cpu" else LOT)
         lots: list[list[Trial]] = []
-        for _, group in groupby(trials, key=lambda trial: (trial.suite, trial.budget, trial.row)):
-            row = list(group)
-            size = min(most, -(-len(row) // len(self.devices)))
-            lots += [row[start : start + size] for start in range(0, len(row), size)]
+        for _, group in groupby(trials, key=lambda trial: trial.method):
+            alike = list(group)
+            size = min(most, -(-len(alike) // len(self.devices)))
+            lots += [alike[start : start + size] for start in range(0, len(alike), size)]
         return lots
 
 

@@ -57,19 +57,22 @@ def _update(self: amm.AMM, batch: Batch) -> dict[str, Tensor]:
 
 @contextmanager
 def _contiguous() -> Iterator[None]:
-    """Weights, and so images, in PyTorch's default layout."""
-    net = layers.Net.to
+    """Weights, and so images, in PyTorch's default layout; the same masks."""
+    masks = noise.Noise.masks
 
-    def to(self: layers.Net, *args: Any, **kwargs: Any) -> Any:
-        return net(self, *args, **{key: value for key, value in kwargs.items() if key != "memory_format"})
+    def drawn(self: noise.Noise, shapes: Any, p: float, layout: Any) -> list[Tensor]:
+        return masks(self, shapes, p)
 
-    with mock.patch.object(layers.Net, "to", to):
+    with (
+        mock.patch.object(layers, "layout", lambda device: torch.contiguous_format),
+        mock.patch.object(noise.Noise, "masks", drawn),
+    ):
         yield
 
 
 MEASURES: dict[str, Away] = {
     "leak and mask in one product": lambda: mock.patch.object(layers, "leaky_relu", _leaky_relu),
-    "patches for layers with few inputs or outputs": lambda: mock.patch.object(convolution, "FEW_TAPS", 0),
+    "patches for layers with few inputs or outputs": lambda: mock.patch.dict(convolution.FEW_TAPS, cpu=0),
     "second derivatives of convolutions as first ones": lambda: mock.patch.object(
         convolution._Convolution, "apply", F.conv2d
     ),

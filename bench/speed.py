@@ -3,8 +3,9 @@
 Each row is trained by several contenders, which take turns so that all meet the same load: plain PyTorch as a careful user
 would write it (`bench.plain`; for a baseline, its own file called step by step with a DataLoader), our step call by call
 and as a graph, and both again with the whole machine: plain with all cores, one trial after another, ours with as many
-trials at once as there are cores. The images are noise. What is compared is the median of the ratios within a round, and the
-limit is the time in which the machine's matrix product would do the step's floating-point operations.
+trials at once as there are cores, on a GPU with ten. The images are noise. What is compared is the median of the ratios
+within a round, and the limit is the time in which the machine's matrix product would do the step's floating-point
+operations.
 """
 
 from __future__ import annotations
@@ -66,10 +67,13 @@ def summarise(row: str, batch: int, samples: dict[str, list[dict[str, float]]]) 
         "plain_over_ours": _spread(seconds["plain"] / seconds[best]),
         "limit": _spread(flops / rate / seconds[best]),
     }
-    if "graph, all cores" in seconds:
+    together = next((name for name in seconds if name.startswith("graph, ")), "")
+    if together:
         # plain trials one after another take the number of threads that suits them
-        one_by_one = min((seconds["plain"], seconds["plain, all cores"]), key=numpy.median)
-        found["plain_over_ours_all_cores"] = _spread(one_by_one / seconds["graph, all cores"])
+        one_by_one = min((seconds[name] for name in ("plain", "plain, all cores") if name in seconds), key=numpy.median)
+        found["plain_over_ours_all_cores"] = _spread(one_by_one / seconds[together])
+        if "plain, all cores" not in seconds:  # a GPU, whose product has all of it too
+            found["limit_at_once"] = _spread(flops / rate / seconds[together])
     return found
 
 
@@ -90,23 +94,31 @@ def render(found: dict[str, Any]) -> str:
     first = [_ratios(row) for row in found["rows"]]
     second = [line for row in found["rows"] for line in _rates(row)]
     own = [{"the harness itself": name, "seconds": _text(spread, 4)} for name, spread in found["overhead"].items()]
-    tables = [tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True) for rows in (first, second, own)]
+    kinds = [rows for rows in (first, second, own) if rows]
+    tables = [tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True) for rows in kinds]
     about = f"{found['rounds']} rounds; {found['device']}, {found['cores']} cores, threads: {found['threads']} but where all "
-    about += f"cores are named; float32, torch {found['torch']}. Medians, quartiles in brackets."
+    about += (
+        f"cores are named; float32 unless a row says otherwise, torch {found['torch']}. Medians, quartiles in brackets."
+    )
     return "\n\n".join(["# Speed", *tables, about, f"`{found['command']}`"]) + "\n"
 
 
 def _ratios(row: dict[str, Any]) -> dict[str, str]:
-    every = row.get("plain_over_ours_all_cores")
+    every, at_once = row.get("plain_over_ours_all_cores"), row.get("limit_at_once")
+    together = next(
+        (name.removeprefix("graph, ") for name in row["seconds"] if name.startswith("graph, ")), "all cores"
+    )
+    further = {f"the same, {together}": _text(at_once)} if at_once else {}
     return {
         "row": row["row"],
         "batch": str(row["batch"]),
         "plain / eager": _text(row["plain_over_eager"]),
         "plain / ours": _text(row["plain_over_ours"]),
         "ours": row["engine"],
-        "all cores: plain / ours": _text(every) if every else "-",
+        f"{together}: plain / ours": _text(every) if every else "-",
         "GFLOP a step": f"{row['flops'] / 1e9:.3g}",
         "of the matrix product's rate": _text(row["limit"]),
+        **further,
     }
 
 
@@ -130,7 +142,9 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
         prog="python -m bench.speed", description="Time training steps against plain PyTorch."
     )
-    found.add_argument("--rows", action="append", metavar="SUITE/ROW[@BATCH]", help=f"(default: {' '.join(ROWS)})")
+    found.add_argument(
+        "--rows", action="append", metavar="SUITE/ROW[@BATCH][:PRECISION]", help=f"(default: {' '.join(ROWS)})"
+    )
     found.add_argument("--rounds", type=int, default=9, metavar="N", help="rounds of turns (default: %(default)s)")
     found.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
     found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
@@ -148,7 +162,9 @@ def benchmark(rows: Sequence[str], device: str, threads: int, rounds: int) -> di
         found.append({**summarise(row, trial.batch, samples), "samples": samples})
     options = {"device": device, "threads": threads, "rounds": rounds}
     name = provenance.cpu_name() if device == "cpu" else torch.cuda.get_device_name(device)
-    own = {what: _spread(numpy.array(seconds)) for what, seconds in overhead.measure(rounds).items()}
+    # the harness itself runs on the CPU whatever the device: it is measured there alone
+    harness = overhead.measure(rounds) if device == "cpu" else {}
+    own = {what: _spread(numpy.array(seconds)) for what, seconds in harness.items()}
     told = [] if tuple(rows) == ROWS else [f"--rows {row}" for row in rows]
     return {
         "schema": SCHEMA,

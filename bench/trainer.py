@@ -28,7 +28,8 @@ from models.noise import Noise
 
 Progress = Callable[[int, int], None]  # step, steps
 MEASURED, MEASURED_S = 5, 5.0  # steps, or seconds, after which `time_step` has seen enough
-EVALUATED = 250  # examples predicted at once: a network keeps all its rows, so this bounds the memory of scoring
+# numbers and examples predicted at once: a network keeps all its rows, so this bounds the memory of scoring
+EVALUATED, FEWEST = {"cpu": 0, "cuda": 2 * 10**6}, 250
 HEADLINE = {"clustering": "majority", "classification": "error"}  # what selects a step on the validation split
 
 
@@ -56,7 +57,8 @@ class Run:
         self.precision = set_precision(trial.precision, device)
         self.dataset = load_for(trial, self.noise, data_root) if data is None else data(self.noise)
         cls = method_class(trial.method)
-        self.method = cls(build_config(trial), self.dataset.spec, self.noise).to(device)
+        with self.precision:  # by which networks choose their layout
+            self.method = cls(build_config(trial), self.dataset.spec, self.noise).to(device)
         self.steps = trial.steps if cls.iterative else 0
         self.step = 0
         self.order = torch.empty(0, dtype=torch.int64, device=device)
@@ -268,7 +270,8 @@ class Run:
 
     def predictions(self, x: Tensor) -> dict[str, Tensor]:
         """The method's answers on stored examples by classifier, int64 [N], on the CPU."""
-        chunks = [self.method.predictions(chunk.float() * self.dataset.scale) for chunk in torch.split(x, EVALUATED)]
+        parts = torch.split(x, max(FEWEST, EVALUATED[x.device.type] // x[0].numel()))
+        chunks = [self.method.predictions(part.float() * self.dataset.scale) for part in parts]
         return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]}
 
     # the outcome

@@ -50,9 +50,9 @@ class Layer(nn.Module):
     ) -> Tensor:
         """The row's output; `before` and `after` mask its input and its output: 1 what is kept, 0 what is dropped.
 
-        What makes up for the dropped elements of its input, 1 / (1 - p), multiplies the weights, which are fewer.
+        What makes up for the dropped elements of its input, 1 / (1 - p), multiplies the weights unless the masks have it.
         """
-        scale = 1.0 if noise is None or not self.training else 1 / (1 - self.row.dropout)
+        scale = 1.0 if noise is None or noise.scales or not self.training else 1 / (1 - self.row.dropout)
         x = self.linear(x if before is None else x * before.to(x.dtype), scale)
         if self.pool_first:
             x = self._pool(x)
@@ -78,7 +78,12 @@ class Layer(nn.Module):
         n, inputs, height, _ = x.shape
         one_position = height == 1 if self.transposed else height == width
         if one_position and not self.row.padding:
-            # in the order in which channels-last memory holds positions and channels, so that nothing is moved
+            # in the order in which memory holds positions and channels, so that nothing is moved
+            if weight.is_contiguous():
+                if not self.transposed:
+                    return F.linear(x.flatten(1), weight.flatten(1), bias)[:, :, None, None]
+                out = (x.flatten(1) @ weight.flatten(1)).view(n, -1, width, width)
+                return out if bias is None else out + bias[:, None, None]
             if self.transposed:  # every output position is a product with its own slice
                 out = x.flatten(1) @ weight.permute(0, 2, 3, 1).reshape(inputs, -1)
                 out = out.view(n, width, width, -1).permute(0, 3, 1, 2)
@@ -95,6 +100,12 @@ class Layer(nn.Module):
         if self.row.activation == "ExpN":
             return exp_n(x, noise)
         return PLAIN[self.row.activation](x)
+
+
+def layout(device: str) -> torch.memory_format:
+    """In which convolutions are fastest: channels last on a CPU, by 1.3, and in half precision; else on a GPU the usual one."""
+    last = device == "cpu" or torch.is_autocast_enabled(device)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def leaky_relu(x: Tensor, slope: float, mask: Tensor | None = None) -> Tensor:
@@ -163,8 +174,8 @@ class Net(nn.Module):
         for parameter in self.parameters():
             if parameter.ndim == 4:
                 parameter.data = noise.normal(*parameter.shape).mul_(std)
-        # convolutions on a CPU are about 1.3 times as fast with channels last, and so are they in half precision on a GPU
-        self.to(noise.device).to(memory_format=torch.channels_last)
+        self.layout = layout(noise.device.type)
+        self.to(noise.device).to(memory_format=self.layout)
 
     def forward(self, noise: Noise | None, *wanted: str, **inputs: Tensor) -> dict[str, Tensor]:
         """Rows by name, each [B, channels, height, width].
@@ -203,7 +214,8 @@ class Net(nn.Module):
         rows = [row for row in self.rows if row.dropout and row.name in needed]
         for p in dict.fromkeys(row.dropout for row in rows):
             names = [row.name for row in rows if row.dropout == p]
-            masks |= zip(names, noise.masks([(n, *self.dropped[name][1]) for name in names], p), strict=True)
+            shapes = [(n, *self.dropped[name][1]) for name in names]
+            masks |= zip(names, noise.masks(shapes, p, self.layout), strict=True)
         return masks
 
     def _needed(self, wanted: tuple[str, ...]) -> frozenset[str]:

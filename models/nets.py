@@ -143,14 +143,16 @@ class Averaged(nn.Module):
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """Takes in what `net`, of the same kind, is now."""
-        mine: list[Tensor] = list(self.net.parameters())
-        theirs: list[Tensor] = list(net.parameters())
-        for own, new in zip(self.net.buffers(), net.buffers(), strict=True):
-            if self.average_buffers and own.is_floating_point():
-                mine, theirs = [*mine, own], [*theirs, new]
-            else:
-                own.copy_(new)
-        torch._foreach_lerp_(mine, theirs, self.rate)
+        averaged: list[tuple[Tensor, Tensor]] = [*zip(self.net.parameters(), net.parameters(), strict=True)]
+        copied = [*zip(self.net.buffers(), net.buffers(), strict=True)]
+        if self.average_buffers:
+            averaged += [pair for pair in copied if pair[0].is_floating_point()]
+            copied = [pair for pair in copied if not pair[0].is_floating_point()]
+        torch._foreach_lerp_([own for own, _ in averaged], [new for _, new in averaged], self.rate)
+        for whole in (True, False):  # one launch for tensors of one kind
+            pairs = [pair for pair in copied if pair[0].is_floating_point() != whole]
+            if pairs:
+                torch._foreach_copy_([own for own, _ in pairs], [new for _, new in pairs])
 
     def forward(self, *args: Tensor) -> Tensor:
         """The averaged net's output."""

@@ -91,9 +91,30 @@ def test_every_contender_takes_steps(row: str, monkeypatch: pytest.MonkeyPatch) 
     assert runs[:2] == ["eager", "eager"] and runs[-1] == "graph"
 
 
-def test_the_product_has_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_at_once_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = contenders.trial_of("plane_unsup/amm@20:bf16")
+    assert trial.precision == "bf16"
+    runs: list[Any] = []
+    update = contenders.Run._update
+    monkeypatch.setattr(contenders.Run, "_update", lambda run: (runs.append(run), update(run)))
+    step = contenders.our_step(trial, "cpu", "graph", 3)
+    runs.clear()
+    step()
+    step()
+    assert len({id(run) for run in runs}) == 3 and runs[:3] == runs[3:]
+    assert all(run.engine.name == "graph" for run in runs)
+
+
+def test_a_gpu_is_given_trials_at_once_and_a_cpu_processes() -> None:
+    on_gpu, on_cpu = (contenders.contenders("plane_unsup/amm", device, 1) for device in ("cuda:0", "cpu"))
+    assert on_gpu["graph, 10 at once"].trials == 10 and on_gpu["graph, 10 at once"].copies == 1
+    assert all(contender.trials == 1 for contender in on_cpu.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_product_has_a_rate(precision: contenders.Precision, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contenders, "SIZES", (8, 16))
-    assert contenders.product("cpu")() > 0
+    assert contenders.product("cpu", precision)() > 0
 
 
 def test_a_worker_answers_every_line_and_ends_with_its_input(

@@ -59,6 +59,11 @@ class Carried(Noise):
         layout = torch.empty_like(like, device="cpu")
         return self.drawing.keep(layout, p).to(self.to)
 
+    def masks(self, shapes: Any, p: float, layout: Any = torch.channels_last) -> list[Tensor]:
+        scale = 1 / (1 - p) if self.scales else 1.0
+        masks = self.drawing.masks(shapes, p)  # the same elements in either layout
+        return [mask.mul(scale).to(self.to).contiguous(memory_format=layout) for mask in masks]
+
     def categorical(self, probabilities: Tensor, n: int) -> Tensor:
         return self.drawing.categorical(probabilities.cpu(), n).to(self.to)
 

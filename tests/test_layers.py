@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import digits, mnist, mnist14, plane, svhn
+from models import convolution, digits, layers, mnist, mnist14, plane, svhn
 from models.layers import Layer, Net, describe, main
 from models.noise import Noise
 from models.tables import Amendment, Row, Table, TableError, amend
@@ -582,6 +582,30 @@ def test_a_small_network_by_hand() -> None:
 # some rows only
 
 
+@pytest.mark.parametrize("name", ["ENCODER", "DECODER", "DISCRIMINATOR"])
+def test_what_a_gpu_does_otherwise_is_the_same_function(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory in PyTorch's usual layout, masks that make up for what they drop, no patches; of the same masks."""
+    table = getattr(mnist, name)
+    net, stream = Net(table, 10, Noise.seeded(0), std=0.1), Noise.seeded(1)
+    inputs = {row: stream.normal(3, *size) for row, size in net.sizes.items()}
+    expected = net(Noise.seeded(2), **inputs)
+
+    drawn = Noise.masks
+
+    def masks(self: Noise, shapes: list[tuple[int, int, int, int]], p: float, *how: object) -> list[Tensor]:
+        return [mask.contiguous() for mask in drawn(self, shapes, p)]
+
+    monkeypatch.setattr(layers, "layout", lambda device: torch.contiguous_format)
+    monkeypatch.setattr(Noise, "scales", True)
+    monkeypatch.setattr(Noise, "masks", masks)
+    monkeypatch.setattr(convolution, "FEW_TAPS", {})
+    other = Net(table, 10, Noise.seeded(0), std=0.1)
+    assert all(p.is_contiguous() for p in other.parameters())
+    for row, value in other(Noise.seeded(2), **inputs).items():
+        if row not in net.masked:  # such a row's output is masked, and its reader's weights make up for it on a CPU
+            assert torch.allclose(value, expected[row], rtol=1e-4, atol=1e-5), row
+
+
 def _branches() -> Net:
     """Two inputs, a shared row, a branch that draws and normalises on either side."""
     return _net(
@@ -598,7 +622,7 @@ def test_wanted_rows_and_what_they_depend_on_are_computed_and_nothing_else() -> 
     values = net(stream, "b", x=x)  # w is not needed, so it need not be given
     assert set(values) == {"x", "t", "a", "n", "b"}
     masked = Noise.seeded(4)
-    masked.masks = lambda shapes, p: [Noise.seeded(5).masks([shape], p)[0] for shape in shapes]  # type: ignore[method-assign]
+    masked.masks = lambda shapes, *how: [Noise.seeded(5).masks([shape], *how)[0] for shape in shapes]  # type: ignore[method-assign]
     everything = whole(masked, x=x, w=w)
     assert set(everything) == {"x", "w", "t", "a", "n", "b", "c", "d", "e"}
     assert all(torch.equal(values[name], everything[name]) for name in values)

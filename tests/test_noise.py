@@ -55,6 +55,24 @@ def test_keep_has_the_layout_of_what_it_masks(shape: tuple[int, ...]) -> None:
     assert abs(kept - 0.75) < 5 * math.sqrt(0.25 * 0.75 / mask.numel())
 
 
+def test_masks_of_either_layout_are_one_draw_in_the_order_of_their_memory() -> None:
+    shapes = [(2, 3, 4, 4), (5, 2, 1, 1)]
+    last = Noise.seeded(15).masks(shapes, 0.25)
+    usual = Noise.seeded(15).masks(shapes, 0.25, torch.contiguous_format)
+    for mask, other, shape in zip(last, usual, shapes, strict=True):
+        assert mask.shape == other.shape == shape and other.is_contiguous()
+        assert mask.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(mask.permute(0, 2, 3, 1).flatten(), other.flatten())
+        assert set(other.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_masks_that_scale_make_up_for_what_they_drop(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Noise.seeded(15).masks([(2, 3, 4, 4)], 0.25)[0]
+    assert not Noise.seeded(15).scales  # on a CPU the weights do
+    monkeypatch.setattr(Noise, "scales", True)
+    assert torch.equal(Noise.seeded(15).masks([(2, 3, 4, 4)], 0.25)[0], plain / 0.75)
+
+
 def test_the_elements_of_one_word_are_independent() -> None:
     quarters = Noise.seeded(5).keep(torch.empty(400_000), 0.5).view(-1, 4).double() - 1  # -1 or 1
     correlation = quarters.T @ quarters / len(quarters)

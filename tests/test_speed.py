@@ -47,6 +47,24 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert found["plain_over_ours_all_cores"]["median"] == 4.0
 
 
+def test_a_gpu_has_trials_at_once_and_no_all_cores() -> None:
+    samples = {name: SAMPLES[name] for name in ("plain", "eager", "graph", "product")}
+    samples["graph, 10 at once"] = SAMPLES["graph, all cores"]
+    found = speed.summarise("a/b", 10, samples)
+    assert found["plain_over_ours_all_cores"]["median"] == 6.0  # of 3/0.5, 8/1, 6/2
+    assert found["limit_at_once"]["median"] == 1.0  # 2 GFLOP take 2, 1 and 0.5 s by the product, 0.5, 1 and 2 s here
+    about = {"rounds": 3, "device": "a GPU", "cores": 1, "threads": 1, "torch": "2", "command": "x", "overhead": {}}
+    page = speed.render({"rows": [found], **about})
+    heads = [head.strip() for head in page.splitlines()[2].split("|")]
+    assert heads[6:10] == [
+        "10 at once: plain / ours",
+        "GFLOP a step",
+        "of the matrix product's rate",
+        "the same, 10 at once",
+    ]
+    assert "the harness itself" not in page
+
+
 @pytest.mark.usefixtures("measured")
 def test_the_command_prints_tables_and_writes_them_with_all_samples(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -74,15 +92,19 @@ def test_the_command_prints_tables_and_writes_them_with_all_samples(
     [
         (["--rounds", "0"], "error: --rounds: expected a number of at least 1, got 0\n"),
         (["--threads", "0"], "error: --threads: expected a number of at least 1, got 0\n"),
-        (["--rows", "amm"], "error: a row to time is SUITE/ROW or SUITE/ROW@BATCH, got 'amm'\n"),
+        (
+            ["--rows", "amm"],
+            "error: a row to time is SUITE/ROW, SUITE/ROW@BATCH or SUITE/ROW@BATCH:PRECISION, got 'amm'\n",
+        ),
         (
             ["--rows", "plane_unsup/amm@x"],
-            "error: a row to time is SUITE/ROW or SUITE/ROW@BATCH, got 'plane_unsup/amm@x'\n",
+            "error: a row to time is SUITE/ROW, SUITE/ROW@BATCH or SUITE/ROW@BATCH:PRECISION, got 'plane_unsup/amm@x'\n",
         ),
-        (["--rows", "plane_unsup/amm@0"], "error: a row to time is SUITE/ROW or SUITE/ROW@BATCH"),
+        (["--rows", "plane_unsup/amm@0"], "error: a row to time is SUITE/ROW, SUITE/ROW@BATCH"),
         (["--rows", "plane_unsup/amm", "--device", "cuda:99"], "error: --device: unknown device 'cuda:99'"),
         (["--rows", "plane_unsup/amm", "--out", "/"], "error: --out /: names a folder"),
         (["--rows", "mnist_unsup/kmeans"], "error: --rows mnist_unsup/kmeans: baselines.kmeans:KMeans takes no steps"),
+        (["--rows", "plane_unsup/amm:half"], "error: --rows: unknown precision 'half'"),
         (["--rows", "plane_unsup/am"], "error: suite plane_unsup: unknown row 'am'"),
         (["--rows", "plane_unsup/amm", "--out", "{folder}/file/x"], "error: cannot write {folder}/file/x.md "),
     ],
