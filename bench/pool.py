@@ -1,7 +1,7 @@
 """Trials that take turns in one process, a step each, and how many of them at once.
 
-On a GPU a step is a few launches of graphs that overlap with those of other trials. Whether one more trial pays is timed:
-trials are added while the steps of all together grow. Without memory for that many, half of them wait for the others.
+On a GPU a step is a few launches of graphs that overlap with those of other trials. Whether more trials pay is timed: twice
+as many take turns as long as the steps of all together grow. Without memory for that many, half of them wait for the others.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 
 DONE, FAILED, USER_ERROR, UNFINISHED, BUSY = range(5)  # how a trial ended
 Going = Generator[None, None, int]  # a trial under way: yields before every step, returns how it ended
-WINDOW_S = 3.0  # over which steps are counted before one more trial is tried
-SETTLED_S = 5.0  # that a new trial is given first to warm up and to be captured
-GAIN = 1.05  # of all steps a second that one more trial must bring
+WINDOW_S = 3.0  # over which steps are counted before more trials are tried
+SETTLED_S = 5.0  # that new trials are given first to warm up and to be captured
+GAIN = 1.05  # of all steps a second that twice as many trials must bring
 
 
 class Pool:
@@ -38,7 +38,7 @@ class Pool:
         self.going: dict[int, Going] = {}
         self.leaving: set[int] = set()
         self.most = 0  # trials that have taken turns at once
-        self.rate = 0.0  # steps a second of all trials before the last one was added
+        self.rate = 0.0  # steps a second of all trials before the last ones were added
         self.steps, self.seconds = 0, -SETTLED_S  # since then, without turns in which a trial began: that may take long
 
     def add(self, number: int, begin: Callable[[], Going]) -> None:
@@ -99,7 +99,7 @@ class Pool:
             torch.cuda.empty_cache()
 
     def _grow(self, steps: int, seconds: float) -> None:
-        """Counts a turn, and tries one more trial if the last one has brought enough."""
+        """Counts a turn, and tries twice as many trials if the last ones have brought enough."""
         self.steps, self.seconds = self.steps + steps, self.seconds + seconds
         if self.seconds < 0:
             self.steps = 0
@@ -109,5 +109,5 @@ class Pool:
                 torch.cuda.synchronize(self.device)
             rate = self.steps / (self.seconds + time.monotonic() - started)
             self.grows = rate >= GAIN * self.rate
-            self.limit += self.grows
+            self.limit *= 2 if self.grows else 1
             self.rate, self.steps, self.seconds = rate, 0, -SETTLED_S

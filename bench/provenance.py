@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import platform
 import subprocess
+import tarfile
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,20 +21,44 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
 @cache
 def code() -> dict[str, Any]:
     """Digest of the sources that decide a result and, in a git checkout, the commit and whether they differ from it."""
-    sha = hashlib.sha256()
-    for path in sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
-        sha.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    sources = _digest((path.relative_to(ROOT), path.read_bytes()) for path in paths)
     head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *PACKAGES)
-    return {"sources": sha.hexdigest(), "sha": head, "dirty": None if changes is None else bool(changes)}
+    dirty = None if changes is None else bool(changes.strip())
+    return {"sources": sources, "sha": None if head is None else head.decode().strip(), "dirty": dirty}
 
 
-def _git(*arguments: str) -> str | None:
+@cache
+def committed(sources: str, after: str) -> bool:
+    """Whether a commit that comes after the commit `after` in this checkout's history has sources of that digest."""
+    later = _git("rev-list", "--reverse", f"{after}..HEAD", "--", *PACKAGES) or b""
+    return any(_at(commit) == sources for commit in later.decode().split())
+
+
+def _at(commit: str) -> str:
+    """Digest of the sources of a commit; "" if git cannot tell."""
+    packed = _git("archive", commit, *PACKAGES)
+    if packed is None:
+        return ""
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        members = [(Path(member.name), tar.extractfile(member)) for member in tar if member.name.endswith(".py")]
+        return _digest((path, file.read()) for path, file in members if file is not None)
+
+
+def _digest(files: Iterable[tuple[Path, bytes]]) -> str:
+    sha = hashlib.sha256()
+    for path, content in sorted(files):
+        sha.update(path.as_posix().encode() + b"\0" + content + b"\0")
+    return sha.hexdigest()
+
+
+def _git(*arguments: str) -> bytes | None:
     """What git prints, or None without git or outside a checkout."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout
 
 
 @cache

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import campaign, metrics, speed, study, table
+from bench import campaign, metrics, provenance, speed, study, table
 from bench.errors import UserError
 from bench.files import given_path, write_output
 from bench.plan import trials
@@ -51,7 +51,7 @@ def tables(results: Path) -> dict[str, Callable[[], str]]:
     roots = results / "no runs of yours", results / "reference"
     made = {name: partial(_table, of, fmt, roots) for name, (of, fmt) in shows.items()}
     made["coverage.md"] = lambda: campaign.page(campaign.ordered(), [results / "reference"])
-    made["speed.md"] = lambda: _speed(results / "speed.json")
+    made |= {f"{samples.stem}.md": partial(_speed, samples) for samples in _samples(results)}
     for page in sorted((results.parent / "docs").glob("*.md")):
         if page.stem in names() and (results / "reference" / page.stem).is_dir():
             made[f"../docs/{page.name}"] = partial(_study, page, results)
@@ -63,6 +63,11 @@ def tables(results: Path) -> dict[str, Callable[[], str]]:
 def _table(suites: Sequence[str], fmt: str, roots: tuple[Path, Path]) -> str:
     (text,) = texts(suites, "paper", *roots, [fmt])
     return text
+
+
+def _samples(results: Path) -> list[Path]:
+    """Of `bench.speed`: of a CPU, which must be there, and of other devices."""
+    return [results / "speed.json", *sorted(results.glob("speed_*.json"))]
 
 
 def _speed(samples: Path) -> str:
@@ -155,7 +160,8 @@ def _about_origin(record: Record, trial: Trial) -> Iterator[str]:
     git, data, about = record["run"].get("git") or {}, record["data"], record["run"]
     if not SHA256.fullmatch(str(git.get("sources"))) or not SHA1.fullmatch(str(git.get("sha"))):
         yield "does not name the code that it was made by"
-    if git.get("dirty") is not False:
+    # on a machine to which a changed tree was copied it may have been committed since
+    if git.get("dirty") is not False and not provenance.committed(str(git.get("sources")), str(git.get("sha"))):
         yield "was made by code that was not committed"
     if not {"python", "torch", "numpy"} <= (about.get("versions") or {}).keys():
         yield "does not name the versions that it was made with"
@@ -297,7 +303,11 @@ def _about_tables(results: Path) -> Iterator[str]:
             continue
         if not path.is_file() or path.read_bytes() != right:
             yield f"{path}: is not what the records give; see what changed, then make it with --write"
-    known = {*made, "speed.json", "report.md"}  # the report is a reader's own, never committed
+    known = {
+        *made,
+        *(path.name for path in _samples(results)),
+        "report.md",
+    }  # the report is a reader's own, never committed
     for path in sorted(results.iterdir()):
         if path.is_file() and path.suffix in PAGES and path.name not in known:
             yield f"{path}: nothing makes this file; remove it, or name in bench/verify.py what does"

@@ -76,7 +76,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """ε is 0, we drop nothing, y goes through the categories in turn, and the penalty is taken in the middle."""
     monkeypatch.setattr(torch, "randn_like", torch.zeros_like)
     monkeypatch.setattr(Noise, "normal", lambda self, *shape: torch.zeros(shape))
-    monkeypatch.setattr(Noise, "masks", lambda self, shapes, p: [torch.full(shape, 1 - p) for shape in shapes])
+    monkeypatch.setattr(Noise, "masks", lambda self, shapes, p, layout: [torch.full(shape, 1 - p) for shape in shapes])
     monkeypatch.setattr(Noise, "categorical", lambda self, p, n: torch.arange(n) % len(p))
     monkeypatch.setattr(torch, "multinomial", lambda p, n, replacement: torch.arange(n) % len(p))
     monkeypatch.setattr(Noise, "uniform", lambda self, *shape: torch.full(shape, 0.5))

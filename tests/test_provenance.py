@@ -1,0 +1,59 @@
+"""Which code made a number: a digest of the sources, and the commit that holds them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bench import provenance
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    done = subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with one commit."""
+    for package in provenance.PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "a.py").write_text("1\n")
+    _git(tmp_path, "init", "-q")
+    _commit(tmp_path)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    return tmp_path
+
+
+def _commit(folder: Path) -> None:
+    _git(folder, "add", "-A")
+    _git(folder, "commit", "-qm", "x")
+
+
+def test_a_changed_tree_is_dirty_and_is_found_again_once_it_is_committed(checkout: Path) -> None:
+    before = provenance.code.__wrapped__()
+    assert before["sha"] == _git(checkout, "rev-parse", "HEAD") and before["dirty"] is False
+    (checkout / "models" / "b.py").write_text("2\n")
+    changed = provenance.code.__wrapped__()
+    assert changed["sha"] == before["sha"] and changed["dirty"] is True and changed["sources"] != before["sources"]
+    known = changed["sources"], changed["sha"]
+    assert not provenance.committed.__wrapped__(*known)
+    _commit(checkout)
+    (checkout / "README.md").write_text("not a source\n")
+    _commit(checkout)
+    (checkout / "models" / "b.py").write_text("3\n")
+    _commit(checkout)
+    assert provenance.committed.__wrapped__(*known)
+    assert not provenance.committed.__wrapped__(before["sources"], before["sha"])  # no later commit has those again
+    assert not provenance.committed.__wrapped__(changed["sources"], "0" * 40)
+
+
+def test_without_git_nothing_is_known_of_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    found = provenance.code.__wrapped__()
+    assert found["sha"] is None and found["dirty"] is None and len(found["sources"]) == 64
+    assert not provenance.committed.__wrapped__(found["sources"], "0" * 40)
