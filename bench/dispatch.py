@@ -2,7 +2,7 @@
 
 joblib's threads hand lots of trials to `python -m bench.trial` processes. On a CPU a lot is one trial, so one that is killed
 costs nobody else anything, and a process takes one after another, which saves importing torch for each. On a GPU a lot is
-trials of one method, which share the device, and every lot gets a fresh process, so that all memory comes back.
+trials that share the device, and every lot gets a fresh process, so that all memory comes back.
 """
 
 from __future__ import annotations
@@ -64,13 +64,14 @@ class Plan:
     engine: Mode = "auto"
 
     def lots(self, trials: Sequence[Trial]) -> list[list[Trial]]:
-        """The trials by process: those of one method together where they may share a device, spread over all devices.
+        """The trials by process, spread over all devices: where they may share a device, the seeds of a row, which end together.
 
-        Of one method, since a turn of k-means takes minutes, in which a network's steps would wait.
+        A given `share` is filled with other rows too, but of one method: a turn of k-means takes minutes, and steps would wait.
         """
         most = self.share or (1 if self.devices[0] == "cpu" else LOT)
+        row = lambda trial: trial.method if self.share else (trial.suite, trial.budget, trial.row)
         lots: list[list[Trial]] = []
-        for _, group in groupby(trials, key=lambda trial: trial.method):
+        for _, group in groupby(trials, key=row):
             alike = list(group)
             size = min(most, -(-len(alike) // len(self.devices)))
             lots += [alike[start : start + size] for start in range(0, len(alike), size)]

@@ -136,3 +136,9 @@ def test_ctrl_c_ends_it_as_it_ends_a_run(at: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(campaign.run, "execute", lambda *_: 0)
     monkeypatch.setattr(campaign, at, stopped)
     assert campaign.main(["--merge" if at == "merge" else "--out", str(tmp_path)]) == 130
+
+
+def test_a_trial_that_shared_a_gpu_says_with_how_many() -> None:
+    alone = {"seconds": 60.0, "threads": 1, "device": "cuda", "device_name": "a GPU", "shared_by": 1}
+    records = [{"run": alone}, {"run": alone | {"shared_by": 13}}]
+    assert campaign._took(records) == "60 s, a GPU, a GPU with 13 at once"

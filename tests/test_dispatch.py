@@ -603,14 +603,27 @@ LOT += [("cpu cpu", 9, [4, 3]), (" ".join(f"cuda:{n}" for n in range(8)), None, 
 
 
 @pytest.mark.parametrize(("devices", "share", "sizes"), LOT)
-def test_trials_of_a_method_go_together_and_are_spread_over_the_devices(
+def test_seeds_of_a_row_go_together_and_are_spread_over_the_devices(
     make_trial: Callable[..., Trial], devices: str, share: int | None, sizes: list[int]
 ) -> None:
-    rows = [("one", "a", 4), ("two", "a", 3), ("three", "b", 1), ("four", "a", 7)]
+    rows = [("one", "a", 7), ("two", "b", 1), ("three", "a", 7)]
     trials = [make_trial(row=row, method=method, seed=seed) for row, method, n in rows for seed in range(n)]
     lots = Plan(tuple(devices.split()), 1, Path("out"), share=share).lots(trials)
     assert [len(lot) for lot in lots] == [*sizes, 1, *sizes]
     assert [trial for lot in lots for trial in lot] == trials
+    assert all(len({trial.row for trial in lot}) == 1 for lot in lots)
+
+
+@pytest.mark.parametrize(
+    ("share", "sizes"), [(None, [3, 2, 1, 3]), (4, [4, 1, 1, 3]), (5, [5, 1, 3]), (2, [2, 2, 1, 1, 2, 1])]
+)
+def test_a_given_share_is_filled_with_other_rows_of_the_method(
+    make_trial: Callable[..., Trial], share: int | None, sizes: list[int]
+) -> None:
+    rows = [("one", "a", 3), ("two", "a", 2), ("three", "b", 1), ("four", "a", 3)]
+    trials = [make_trial(row=row, method=method, seed=seed) for row, method, n in rows for seed in range(n)]
+    lots = Plan(("cuda:0",), 1, Path("out"), share=share).lots(trials)
+    assert [len(lot) for lot in lots] == sizes and [trial for lot in lots for trial in lot] == trials
     assert all(len({trial.method for trial in lot}) == 1 for lot in lots)
 
 
@@ -619,6 +632,8 @@ def test_a_process_takes_no_more_trials_than_its_device_might_hold(make_trial: C
     assert [len(lot) for lot in Plan(("cuda:0",), 1, Path("out")).lots(trials)] == [16, 16, 8]
     assert [len(lot) for lot in Plan(("cuda:0",), 1, Path("out"), share=20).lots(trials)] == [20, 20]
     assert Plan(("cuda:0",), 1, Path("out")).lots([]) == []
+    apart = [make_trial(budget=budget, seed=seed) for budget in ("quick", "paper") for seed in (0, 1)]
+    assert [len(lot) for lot in Plan(("cuda:0",), 1, Path("out")).lots(apart)] == [2, 2]
 
 
 def test_each_trial_of_a_lot_ends_in_its_own_way(
