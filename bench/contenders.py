@@ -195,9 +195,9 @@ def _serve(turn: Callable[[int], dict[str, float]], steps: int, flops: int) -> i
 
 
 def _memory(device: str) -> int:
-    """Most bytes that this process has held: of the GPU if it computes there."""
+    """Most bytes that this process has held: of the GPU if it computes there, with what its graphs keep for their replays."""
     if device != "cpu":
-        return int(torch.cuda.max_memory_allocated(device))
+        return int(torch.cuda.max_memory_reserved(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -247,7 +247,8 @@ def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[s
     seconds = total(left, devices[0], threads, lambda line: print(line, flush=True))
     if left:
         wall = seconds / len(devices)
-        print(f"about {duration(wall)} of training on {len(devices)} x {devices[0]}, {threads} threads each")
+        less = "" if devices[0] == "cpu" else "; trials that share a GPU take less"
+        print(f"about {duration(wall)} of training on {len(devices)} x {devices[0]}, {threads} threads each{less}")
     return 0
 
 
