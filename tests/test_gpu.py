@@ -81,7 +81,8 @@ def _steps(suite: str, row: str, device: torch.device, precision: Precision, n: 
     images = torch.randint(256, (64, *source.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     y = (torch.arange(64) % source.n_classes).to(device)
     noise, context = Carried(3, device), set_precision(precision, device)
-    method = method_class(trial.method)(build_config(trial), Spec(trial.data, source.shape, 10), noise).to(device)
+    with context:  # as a run makes it
+        method = method_class(trial.method)(build_config(trial), Spec(trial.data, source.shape, 10), noise).to(device)
     data = Data(images.to(device), 1 / 255, noise, images.to(device), y)
     method.prepare(data)
     losses = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench import campaign, verify
+from bench import audit, campaign, verify
 from bench.suite import load_suite, names
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -162,14 +162,14 @@ def test_any_other_byte_is_found_by_its_sum(results: Path) -> None:
 
 def test_counts_that_contradict_the_scores_are_found() -> None:
     counts, scores = [[5, 1], [0, 4]], {"majority": 10.0, "hungarian": 10.0, "live": 2}
-    assert {key: verify._scores(counts, "clustering")[key] for key in scores} == scores
-    assert verify._scores(counts, "classification") == {"error": 10.0}
+    assert {key: audit.scores_of(counts, "clustering")[key] for key in scores} == scores
+    assert audit.scores_of(counts, "classification") == {"error": 10.0}
     path = next((RESULTS / "reference" / "digits_semi" / "paper" / "samm").glob("*.json"))
     record = json.loads(path.read_bytes())
-    trial = verify.Trial.from_json(record["trial"])
-    assert not list(verify._about_result(record["result"], trial, "done"))
+    trial = audit.Trial.from_json(record["trial"])
+    assert not list(audit.about_result(record["result"], trial, "done"))
     record["result"]["confusion"]["bayes"][0][0] += 1
-    assert any("has the score bayes_error" in line for line in verify._about_result(record["result"], trial, "done"))
+    assert any("has the score bayes_error" in line for line in audit.about_result(record["result"], trial, "done"))
 
 
 def test_what_is_untouched_is_true_and_is_written_as_it_was(results: Path, capsys: Captured) -> None:
