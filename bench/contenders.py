@@ -22,8 +22,8 @@ from bench import plain, process
 from bench.engine import Mode, set_precision
 from bench.errors import UserError
 from bench.estimate import made_up
+from bench.machine import cores
 from bench.plan import method_class, trials
-from bench.run import cores
 from bench.suite import Precision, Trial, load_suite
 from bench.trainer import Run
 from bench.yaml_strict import unknown

@@ -25,6 +25,7 @@ from bench import process, provenance
 from bench.contenders import trial_of
 from bench.errors import UserError
 from bench.estimate import made_up
+from bench.machine import positive
 from bench.trainer import Run
 from models import amm, convolution, layers, noise
 from models.adversarial import discriminator_loss
@@ -126,8 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="default: %(default)s")
     options = parser.parse_args(argv)
     try:
-        if options.rounds < 1:
-            raise UserError(f"--rounds: expected a number of at least 1, got {options.rounds}")
+        positive("--rounds", options.rounds)
         torch.set_num_threads(1)
         found = measure(options.row, options.rounds)
     except UserError as error:

@@ -18,6 +18,7 @@ from bench import run, table
 from bench.errors import UserError
 from bench.estimate import total
 from bench.files import given_path, write_output
+from bench.machine import device_slots, threads_each
 from bench.progress import duration
 from bench.suite import Trial, load_suite
 from bench.yaml_strict import unknown
@@ -88,13 +89,13 @@ def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, res
 
 def ask(left: Sequence[Sequence[Trial]], options: argparse.Namespace) -> None:
     """Without a GPU: says how long the trials left of each suite take together, and asks."""
-    devices = run.device_slots(options.device, options.workers, sum(map(len, left)))
+    devices = device_slots(options.device, options.workers, sum(map(len, left)))
     begun = [trials for trials in left if trials]
     if not begun or devices[0] != "cpu":
         return
     for trials in begun:
         run.fetch(trials[0], options.data_root)
-    threads = run.threads_each(options.threads, len(devices))
+    threads = threads_each(options.threads, len(devices))
     print("No GPU. A few steps of each row, to see how long it takes here:", file=sys.stderr)
     seconds = 0.0
     for trials in begun:

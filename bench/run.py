@@ -6,7 +6,6 @@ Runs every trial of a suite that has no final record yet. Running the same comma
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 import tempfile
@@ -17,14 +16,13 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.files import given_path
+from bench.machine import device_slots, positive, threads_each
 from bench.seeds import parse_seeds
 from bench.suite import Suite, Trial, load_suite, names
 from bench.yaml_strict import unknown
 
 UNFINISHED, FAILED = 3, 1  # exit codes beside 0 and 2
-MOST = 1024  # threads or processes that anybody can mean
 LONGEST = 366 * 24 * 3600  # seconds that anybody can mean to wait
-MEMORY_EACH = 8 * 2**30  # bytes that a trial on a CPU may need, SVHN at its batch of 100 among them
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -116,7 +114,7 @@ def check(options: argparse.Namespace) -> None:
     Whether the device is there is asked of the machine that runs, which `--print-commands` need not.
     """
     for name in ("workers", "threads", "share"):
-        _positive(f"--{name}", getattr(options, name))
+        positive(f"--{name}", getattr(options, name))
     if options.time_budget is not None:
         parse_duration(options.time_budget)
     if options.watch is not None:
@@ -271,60 +269,12 @@ def report(outcomes: Counter[str], before: int, signal: int) -> int:
     return UNFINISHED if outcomes["interrupted"] or outcomes["pending"] or outcomes["busy"] else 0
 
 
-def device_slots(name: str, workers: int | None, trials: int = 10) -> tuple[str, ...]:
-    """The device of each worker, for so many trials; UserError for a device that is not there.
-
-    On CPU cores, as many trials at once as there are cores and memory for: a core of its own serves a trial better than
-    a share of its products does (docs/performance.md).
-    """
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # ask the driver; the parent must hold no CUDA context
-    import torch
-
-    count = torch.cuda.device_count()
-    known = ["auto", "cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
-    if not count and re.fullmatch(r"cuda(:\d+)?", name, re.ASCII):
-        why = "finds no GPU" if torch.backends.cuda.is_built() else "was built without CUDA"
-        raise UserError(f"--device: unknown device {name!r}: PyTorch {torch.__version__} {why}; choices: auto, cpu")
-    if name not in known:
-        raise unknown("device", name, known, "--device")
-    if name == "auto":
-        name = "cuda" if count else "cpu"
-    pool = [f"cuda:{index}" for index in range(count)] if name == "cuda" else [name]
-    at_once = min(cores(), max(1, trials), max(1, _memory() // MEMORY_EACH)) if name == "cpu" else len(pool)
-    n = _positive("--workers", workers) or at_once
-    return tuple(pool[index % len(pool)] for index in range(n))
-
-
-def threads_each(threads: int | None, workers: int) -> int:
-    """CPU threads of each trial: what was asked for, else the cores shared out."""
-    return _positive("--threads", threads) or max(1, cores() // workers)
-
-
 def parse_duration(text: str) -> float:
     """Seconds from 90s, 9m or 2h."""
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smh])", text, re.ASCII)
     if not match or not float(match[1]):
         raise UserError(f"--time-budget: expected a time like 90s, 9m or 2h, got {text!r}")
     return float(match[1]) * SECONDS[match[2]]
-
-
-def _positive(name: str, value: int | None) -> int | None:
-    if value is not None and not 1 <= value <= MOST:
-        raise UserError(f"{name}: expected a number from 1 to {MOST}, got {value}")
-    return value
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine; plenty where the system does not tell."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 2**60
 
 
 def _writable(out: Path) -> Path:

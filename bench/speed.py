@@ -25,7 +25,7 @@ from bench import overhead, provenance
 from bench.contenders import at_work, contenders, trial_of
 from bench.errors import UserError
 from bench.files import given_path, require_stem, write_output
-from bench.run import cores, device_slots
+from bench.machine import cores, device_slots, positive
 
 SCHEMA = 2
 WARM_UP = 2  # turns that are not counted
@@ -184,8 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
         for name in ("rounds", "threads"):
-            if (value := getattr(options, name)) < 1:
-                raise UserError(f"--{name}: expected a number of at least 1, got {value}")
+            positive(f"--{name}", getattr(options, name))
         if options.out:
             require_stem(options.out)
         rows = options.rows or ROWS

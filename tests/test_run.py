@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench import official, run
+from bench import machine, official, run
 from bench.errors import UserError
+from bench.machine import device_slots
 from bench.plan import trials
 from bench.record import new_record, record_path, write
-from bench.run import device_slots, main, parse_duration, report
+from bench.run import main, parse_duration, report
 from bench.suite import load_suite, names
 
 Captured = pytest.CaptureFixture[str]
@@ -158,10 +159,10 @@ def test_a_device_without_a_gpu_is_named(name: str, built: bool, why: str, monke
 def test_cpucores_are_shared_out_among_trials_that_fit(
     monkeypatch: pytest.MonkeyPatch, cores: int, memory: int, trials: int, workers: int, threads: int
 ) -> None:
-    monkeypatch.setattr(run, "cores", lambda: cores)
-    monkeypatch.setattr(run, "_memory", lambda: memory * 2**30)
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    monkeypatch.setattr(machine, "memory", lambda: memory * 2**30)
     assert device_slots("cpu", None, trials) == ("cpu",) * workers
-    assert run.threads_each(None, workers) == threads
+    assert machine.threads_each(None, workers) == threads
 
 
 def test_workers_go_round_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

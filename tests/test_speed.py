@@ -90,8 +90,8 @@ def test_the_command_prints_tables_and_writes_them_with_all_samples(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--rounds", "0"], "error: --rounds: expected a number of at least 1, got 0\n"),
-        (["--threads", "0"], "error: --threads: expected a number of at least 1, got 0\n"),
+        (["--rounds", "0"], "error: --rounds: expected a number from 1 to 1024, got 0\n"),
+        (["--threads", "0"], "error: --threads: expected a number from 1 to 1024, got 0\n"),
         (
             ["--rows", "amm"],
             "error: a row to time is SUITE/ROW, SUITE/ROW@BATCH or SUITE/ROW@BATCH:PRECISION, got 'amm'\n",
