@@ -14,6 +14,7 @@ from uuid import uuid4
 from bench.errors import UserError
 
 STALE_S = 600.0  # after which nobody writes a part any more
+ENDINGS = (".md", ".json", ".png", ".html")  # of files that are written several at once, beside one name
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # a file system that has no hard links
 
 
@@ -25,9 +26,18 @@ def given_path(text: str) -> Path:
 
 
 def require_stem(out: Path) -> None:
-    """UserError for an --out that names no file whose endings could be added, such as / and the current folder."""
+    """UserError for an --out to which no endings can be added: / and the current folder, or a name that has one of ours."""
     if out.name in ("", ".."):
         raise UserError(f"--out {out}: names a folder; give the name of a file in it, without ending")
+    if out.suffix in ENDINGS:
+        raise UserError(
+            f"--out {out}: several files are written, each with its ending; give the name without {out.suffix}"
+        )
+
+
+def ended(stem: Path, ending: str) -> Path:
+    """The file of that ending, such as v1.2.md of v1.2."""
+    return stem.with_name(stem.name + ending)
 
 
 def write_output(path: Path, content: str | bytes) -> None:

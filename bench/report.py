@@ -22,7 +22,7 @@ from tabulate import tabulate
 
 from bench import figures
 from bench.errors import UserError
-from bench.files import given_path, require_stem, write_output
+from bench.files import ended, given_path, require_stem, write_output
 from bench.lines import ABSENT, Line, printed
 from bench.plan import trials
 from bench.record import record_path
@@ -244,8 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder, stem = options.out.parent, options.out.name
         for found in sections:
             write_output(folder / f"{stem}-{found.suite.suite}.png", found.picture)
-        write_output(folder / f"{stem}.md", markdown(sections, folder, stem))
-        write_output(folder / f"{stem}.html", page(sections, folder))
+        write_output(ended(options.out, ".md"), markdown(sections, folder, stem))
+        write_output(ended(options.out, ".html"), page(sections, folder))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -24,7 +24,7 @@ from tabulate import tabulate
 from bench import overhead, provenance
 from bench.contenders import at_work, contenders, trial_of
 from bench.errors import UserError
-from bench.files import given_path, require_stem, write_output
+from bench.files import ended, given_path, require_stem, write_output
 from bench.machine import cores, device_slots, positive
 
 SCHEMA = 2
@@ -192,8 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = benchmark(rows, options.device, options.threads, options.rounds)
         print(render(found), end="")
         if options.out:
-            write_output(options.out.with_suffix(".md"), render(found))
-            write_output(options.out.with_suffix(".json"), json.dumps(found, indent=1, allow_nan=False) + "\n")
+            write_output(ended(options.out, ".md"), render(found))
+            write_output(ended(options.out, ".json"), json.dumps(found, indent=1, allow_nan=False) + "\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,7 +19,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bench.errors import UserError
-from bench.files import given_path, require_stem, write_output
+from bench.files import ended, given_path, require_stem, write_output
 from bench.lines import ABSENT, results
 from bench.statistics import Record, lookup, summarise, welch
 from bench.suite import Row, Suite, load_suite
@@ -175,9 +175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not found:
             where = f"{options.reference} or {options.runs}"
             raise UserError(f"no finished trial of suite {suite.suite} below {where}; run it first with bench.run")
-        picture, sheet = io.BytesIO(), options.out.with_suffix(".png")
+        picture, sheet = io.BytesIO(), ended(options.out, ".png")
         draw(suite, found, picture)
-        write_output(options.out.with_suffix(".md"), render(suite, found, sheet.name))
+        write_output(ended(options.out, ".md"), render(suite, found, sheet.name))
         write_output(sheet, picture.getvalue())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from bench import files
+from bench.errors import UserError
 from bench.files import write_atomic, write_output
 
 
@@ -90,3 +92,11 @@ def test_a_name_below_a_file_is_an_os_error(tmp_path: Path) -> None:
 def test_text_that_no_file_can_hold_is_written_as_its_escape(tmp_path: Path) -> None:
     write_output(tmp_path / "table.md", "a \ud800 b")  # as json.loads may give it
     assert (tmp_path / "table.md").read_bytes() == b"a \\ud800 b"
+
+
+def test_endings_are_added_to_a_name_with_a_point_in_it(tmp_path: Path) -> None:
+    files.require_stem(tmp_path / "v1.2")
+    assert files.ended(tmp_path / "v1.2", ".md") == tmp_path / "v1.2.md"
+    for ending in files.ENDINGS:
+        with pytest.raises(UserError, match=f"give the name without {ending}$"):
+            files.require_stem(tmp_path / f"page{ending}")
