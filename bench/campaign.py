@@ -84,20 +84,42 @@ def page(found: Sequence[Trial], roots: Sequence[Path]) -> str:
     full = sum(not seeds for _, seeds in cells.values())
     enough = sum(planned - len(seeds) >= ENOUGH for planned, seeds in cells.values()) - full
     none = sum(planned == len(seeds) for planned, seeds in cells.values())
-    records = [each for name in {suite for suite, _ in cells} for each in results(load_suite(name), "paper", roots)]
+    suites = [load_suite(name) for name in dict.fromkeys(suite for suite, _ in cells)]
+    records = {
+        budget: [one for suite in suites for one in results(suite, budget, roots)] for budget in ("paper", "quick")
+    }
+    whole = {(trial.suite, trial.row): trial for trial in found}
     lines = []
-    for (suite, row), (planned, seeds) in cells.items():
-        mine = [r for r in records if (r["trial"]["suite"], r["trial"]["row"]) == (suite, row)]
-        command = f"`{_command(suite, row, seeds)}`" if seeds else ""
-        lines.append([suite, row, f"{planned - len(seeds)} of {planned}", _took(mine), command])
+    for cell, (planned, seeds) in cells.items():
+        mine = {budget: [r for r in all_ if _cell(r) == cell] for budget, all_ in records.items()}
+        command = f"`{_command(*cell, seeds)}`" if seeds else ""
+        rest = _rest(whole[cell], len(seeds), [*mine["paper"], *mine["quick"]])
+        lines.append([*cell, f"{planned - len(seeds)} of {planned}", _took(mine["paper"]), rest, command])
     told = (
         f"## What has run of the paper's tables\n\n{len(cells)} rows: {full} full, {enough} more with the {ENOUGH} trials that "
         f"allow a verdict, {len(cells) - full - enough - none} with fewer, {none} with none. In the order of their worth; "
         "`--dry-run` with a command says how long it takes on your machine, and `python -m bench.campaign` runs them all. What a "
-        "trial took is the median, with that of other work beside it."
+        "trial took is the median, with that of other work beside it; what the rest takes follows from it, or from shorter "
+        "trials, on the machine where it is least."
     )
-    heads = ["suite", "row", "results", "a trial took", "what is left"]
+    heads = ["suite", "row", "results", "a trial took", "the rest takes", "what is left"]
     return f"{told}\n\n{tabulate(lines, heads, tablefmt='github', disable_numparse=True)}\n"
+
+
+def _cell(record: Record) -> Cell:
+    return record["trial"]["suite"], record["trial"]["row"]
+
+
+def _rest(trial: Trial, n: int, records: Sequence[Record]) -> str:
+    """How long n trials like `trial` take by a row's records of any length, on the machine where that is least; "" if unknown."""
+    machines: dict[str, list[float]] = {}
+    for record in (record for record in records if record["status"] == "done" and n):
+        about, examples = record["run"], record["result"]["steps"] * record["trial"]["batch"]
+        longer = trial.steps * trial.batch / examples if examples else 1.0
+        machines.setdefault(_machine(about), []).append(about["seconds"] / (about.get("shared_by") or 1) * longer)
+    each = {machine: statistics.median(seconds) for machine, seconds in machines.items()}
+    least = min(each, key=lambda machine: each[machine], default="")
+    return f"{duration(n * each[least])}, {least}" if least else ""
 
 
 def _took(records: Sequence[Record]) -> str:

@@ -167,7 +167,7 @@ def store() -> Callable[..., Path]:
         path = record.record_path(root, trial)
         run: dict[str, Any] = {"git": {"sources": sources, "sha": None, "dirty": False}}
         run |= {"device": "cpu", "threads": 2, "seconds": 60.0 * (2 + trial.seed)}
-        result = RESULT if status in record.FINAL else None
+        result = RESULT | {"steps": trial.steps} if status in record.FINAL else None
         record.write(path, record.new_record(trial, status, result=result, run=run, **more))
         return path
 

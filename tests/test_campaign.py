@@ -53,13 +53,13 @@ def test_a_page_counts_rows_and_names_the_command_of_what_is_left(
             store(tmp_path, trial, "diverged" if trial.seed == 2 else "done")
     text = campaign.page(some, [tmp_path])
     assert "4 rows: 1 full, 1 more with the 3 trials that allow a verdict, 1 with fewer, 1 with none." in text
-    rows = {cells[2]: cells for cells in (line.split("|") for line in text.splitlines()) if len(cells) == 7}
-    cells = {row.strip(): [cell.strip() for cell in line[3:6]] for row, line in rows.items()}
-    assert cells["kmeans"] == ["10 of 10", "6 min, 2 cores", ""]
+    rows = {cells[2]: cells for cells in (line.split("|") for line in text.splitlines()) if len(cells) == 8}
+    cells = {row.strip(): [cell.strip() for cell in line[3:7]] for row, line in rows.items()}
+    assert cells["kmeans"] == ["10 of 10", "6 min, 2 cores", "", ""]
     command = "`python -m bench.run --suite mnist_unsup --only {} --seeds {}`"
-    assert cells["mixture"] == ["4 of 10", "4 min, 2 cores", command.format("mixture", "3-4,6-9")]
-    assert cells["infogan"] == ["1 of 10", "6 min, 2 cores", command.format("infogan", "0-3,5-9")]
-    assert cells["amm_k10"] == ["0 of 10", "", command.format("amm_k10", "0-9")]
+    assert cells["mixture"] == ["4 of 10", "4 min, 2 cores", "18 min, 2 cores", command.format("mixture", "3-4,6-9")]
+    assert cells["infogan"] == ["1 of 10", "6 min, 2 cores", "54 min, 2 cores", command.format("infogan", "0-3,5-9")]
+    assert cells["amm_k10"] == ["0 of 10", "", "", command.format("amm_k10", "0-9")]
 
 
 def test_plan_and_run_as_commands(
@@ -73,10 +73,8 @@ def test_plan_and_run_as_commands(
     store(tmp_path / "ref", found[0])
     assert campaign.main(["--plan", "--suite", "mnist_unsup", *where]) == 0
     said = capsys.readouterr().out
-    assert (
-        "| 1 of 10   | 2 min, 2 cores | `python -m bench.run --suite mnist_unsup --only amm_k10_works --seeds 1-9`"
-        in said
-    )
+    assert "| 1 of 10   | 2 min, 2 cores | 18 min, 2 cores  | `python -m bench.run --suite mnist_unsup " in said
+    assert " --only amm_k10_works --seeds 1-9`" in said
     for stops in (["--plan"], ["--merge", str(tmp_path)]):
         assert campaign.main([*stops, *where, "--time-budget", "9m"]) == 2
         assert capsys.readouterr().err == f"error: --time-budget: {stops[0]} does not read it; remove it\n"
@@ -142,3 +140,21 @@ def test_a_trial_that_shared_a_gpu_says_with_how_many() -> None:
     alone = {"seconds": 60.0, "threads": 1, "device": "cuda", "device_name": "a GPU", "shared_by": 1}
     records = [{"run": alone}, {"run": alone | {"shared_by": 13}}]
     assert campaign._took(records) == "60 s, a GPU, a GPU with 13 at once"
+
+
+def test_what_the_rest_takes_follows_from_shorter_trials_and_the_fastest_machine(found: list[Trial]) -> None:
+    trial = replace(found[0], steps=1000, batch=100)
+    run = {"seconds": 600.0, "threads": 1, "device": "cpu", "device_name": "a CPU", "shared_by": 1}
+    on_cpu = {
+        "status": "done",
+        "run": run,
+        "result": {"steps": 100},
+        "trial": {"batch": 50},
+    }  # a twentieth of the examples
+    gpu = run | {"device": "cuda", "device_name": "a GPU", "shared_by": 10}
+    on_gpu = on_cpu | {"run": gpu, "result": {"steps": 1000}, "trial": {"batch": 100}}
+    failed = on_cpu | {"status": "failed", "run": run | {"seconds": 1.0}, "result": None}
+    assert campaign._rest(trial, 3, [on_cpu, failed]) == "10.0 h, 1 core"
+    assert campaign._rest(trial, 3, [on_cpu, on_gpu]) == "3 min, a GPU with 10 at once"
+    assert campaign._rest(trial, 3, [on_cpu | {"result": {"steps": 0}}]) == "30 min, 1 core"  # it takes no steps
+    assert campaign._rest(trial, 0, [on_cpu]) == campaign._rest(trial, 3, [failed]) == ""
