@@ -23,6 +23,7 @@ from tabulate import tabulate
 
 from bench import overhead, provenance
 from bench.contenders import at_work, contenders, trial_of
+from bench.engine import require_device
 from bench.errors import UserError
 from bench.files import ended, given_path, require_stem, write_output
 from bench.machine import cores, device_slots, positive
@@ -155,6 +156,8 @@ def parser() -> argparse.ArgumentParser:
 def benchmark(rows: Sequence[str], device: str, threads: int, rounds: int) -> dict[str, Any]:
     """Measures, row after row, and says with what."""
     known = {row: trial_of(row) for row in rows}
+    for trial in known.values():
+        require_device(trial.precision, device)
     found = []
     for row, trial in known.items():
         print(row, file=sys.stderr, flush=True)

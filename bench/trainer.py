@@ -270,7 +270,7 @@ class Run:
 
     def predictions(self, x: Tensor) -> dict[str, Tensor]:
         """The method's answers on stored examples by classifier, int64 [N], on the CPU."""
-        parts = torch.split(x, max(FEWEST, EVALUATED[x.device.type] // x[0].numel()))
+        parts = torch.split(x, max(FEWEST, EVALUATED[x.device.type] // math.prod(x.shape[1:])))
         chunks = [self.method.predictions(part.float() * self.dataset.scale) for part in parts]
         return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]}
 

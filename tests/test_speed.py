@@ -105,6 +105,7 @@ def test_the_command_prints_tables_and_writes_them_with_all_samples(
         (["--rows", "plane_unsup/amm", "--out", "/"], "error: --out /: names a folder"),
         (["--rows", "mnist_unsup/kmeans"], "error: --rows mnist_unsup/kmeans: baselines.kmeans:KMeans takes no steps"),
         (["--rows", "plane_unsup/amm:half"], "error: --rows: unknown precision 'half'"),
+        (["--rows", "plane_unsup/amm:tf32"], "error: precision: tf32 needs a GPU, the device is cpu"),
         (["--rows", "plane_unsup/am"], "error: suite plane_unsup: unknown row 'am'"),
         (["--rows", "plane_unsup/amm", "--out", "{folder}/file/x"], "error: cannot write {folder}/file/x.md "),
     ],
