@@ -235,8 +235,11 @@ class Run:
 
     def _score(self) -> None:
         """Adds a point to the curve: mean losses since the last one, and the scores of both splits."""
-        parameters = self.method.named_parameters()
-        self.trace.close(self.step, [f"parameter {name!r}" for name, p in parameters if not bool(p.isfinite().all())])
+        named = dict(self.method.named_parameters())
+        # read at once: a GPU is waited for at every reading
+        finite = torch.stack([p.isfinite().all() for p in named.values()]).tolist() if named else []
+        broken = [f"parameter {name!r}" for name, fine in zip(named, finite, strict=True) if not fine]
+        self.trace.close(self.step, broken)
         data, n_classes = self.dataset, self.dataset.spec.n_classes
         n_clusters = int(self.trial.config.get("components", n_classes))
         self.method.eval()
