@@ -55,7 +55,7 @@ def _about_origin(record: Record, trial: Trial) -> Iterator[str]:
     if not SHA256.fullmatch(str(git.get("sources"))) or not SHA1.fullmatch(str(git.get("sha"))):
         yield "does not name the code that it was made by"
     # on a machine to which a changed tree was copied it may have been committed since
-    if git.get("dirty") is not False and not provenance.committed(str(git.get("sources")), str(git.get("sha"))):
+    if git.get("dirty") is not False and provenance.committed(str(git.get("sources")), str(git.get("sha"))) is False:
         yield "was made by code that was not committed"
     if not {"python", "torch", "numpy"} <= (about.get("versions") or {}).keys():
         yield "does not name the versions that it was made with"

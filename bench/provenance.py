@@ -29,10 +29,13 @@ def code() -> dict[str, Any]:
 
 
 @cache
-def committed(sources: str, after: str) -> bool:
-    """Whether a commit that comes after the commit `after` in this checkout's history has sources of that digest."""
-    later = _git("rev-list", "--reverse", f"{after}..HEAD", "--", *PACKAGES) or b""
-    return any(_at(commit) == sources for commit in later.decode().split())
+def committed(sources: str, after: str) -> bool | None:
+    """Whether a commit that comes after the commit `after` in this checkout's history has sources of that digest.
+
+    None if that cannot be told: without git, or in a history that does not reach back to `after`.
+    """
+    later = _git("rev-list", "--reverse", f"{after}..HEAD", "--", *PACKAGES)
+    return None if later is None else any(_at(commit) == sources for commit in later.decode().split())
 
 
 def _at(commit: str) -> str:

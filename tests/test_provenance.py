@@ -40,15 +40,17 @@ def test_a_changed_tree_is_dirty_and_is_found_again_once_it_is_committed(checkou
     changed = provenance.code.__wrapped__()
     assert changed["sha"] == before["sha"] and changed["dirty"] is True and changed["sources"] != before["sources"]
     known = changed["sources"], changed["sha"]
-    assert not provenance.committed.__wrapped__(*known)
+    assert provenance.committed.__wrapped__(*known) is False
     _commit(checkout)
     (checkout / "README.md").write_text("not a source\n")
     _commit(checkout)
     (checkout / "models" / "b.py").write_text("3\n")
     _commit(checkout)
-    assert provenance.committed.__wrapped__(*known)
-    assert not provenance.committed.__wrapped__(before["sources"], before["sha"])  # no later commit has those again
-    assert not provenance.committed.__wrapped__(changed["sources"], "0" * 40)
+    assert provenance.committed.__wrapped__(*known) is True
+    assert (
+        provenance.committed.__wrapped__(before["sources"], before["sha"]) is False
+    )  # no later commit has those again
+    assert provenance.committed.__wrapped__(changed["sources"], "0" * 40) is None
 
 
 def test_without_git_nothing_is_known_of_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,4 +58,4 @@ def test_without_git_nothing_is_known_of_commits(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     found = provenance.code.__wrapped__()
     assert found["sha"] is None and found["dirty"] is None and len(found["sources"]) == 64
-    assert not provenance.committed.__wrapped__(found["sources"], "0" * 40)
+    assert provenance.committed.__wrapped__(found["sources"], "0" * 40) is None
