@@ -90,7 +90,7 @@ class Lock:
         """Whether the lock is still ours, by what lies in the folder now."""
         try:
             self.lost = self.lost or not (_newest(self.path) == self.number and self._is_mine())
-        except OSError:
+        except (OSError, ValueError):  # ValueError: it was released just now, while its thread asked
             self.lost = True
         return not self.lost
 

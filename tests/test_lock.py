@@ -149,6 +149,14 @@ def test_of_two_that_find_the_same_dead_holder_one_takes_over(path: Path, quick:
     taken[0].release()
 
 
+def test_a_lock_that_is_released_while_its_thread_asks_is_not_held(path: Path) -> None:
+    mine = acquired(path)
+    assert mine and mine.file
+    mine.ended.set()
+    mine.file.close()  # as `release` does; the name still lies there
+    assert not mine.held() and mine.lost
+
+
 def test_a_holder_whose_lock_was_taken_over_notices_and_removes_nothing(path: Path, quick: None) -> None:
     first = acquired(path)
     assert first
