@@ -5,8 +5,9 @@ The encoder splits x into a category y and a style z; two discriminators push y 
 A reimplementation: the authors published no code and not the settings of this experiment. It follows
 musyoku/adversarial-autoencoder, run/unsupervised/clustering, but for pixels in [0, 1] behind a sigmoid instead of
 [-1, 1] behind tanh (weight 4 makes up for the scale), one logit instead of a softmax over two, gradients not clipped
-(at a norm of 5 there). The paper labels a cluster by its most confident validation example; the bench scores all
-methods alike.
+(at a norm of 5 there).
+
+Section 6 names each cluster by its most confident validation example, so the whole error of a cluster hangs on one image.
 """
 
 from __future__ import annotations
@@ -97,7 +98,11 @@ class AAE(Method):
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable category, int64 [B]."""
-        return self.encode(x)[0].argmax(1)
+        return self.posterior(x).argmax(1)
+
+    def posterior(self, x: Tensor) -> Tensor:
+        """q(y | x), [B, K], by which the paper finds a cluster's most confident example."""
+        return self.encode(x)[0]
 
     def embed(self, x: Tensor) -> Tensor:
         """The style z, [B, z_dim]."""

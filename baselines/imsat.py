@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.losses import descend
 from baselines.perturbation import kl_divergence, worst_direction
 from models.method import Batch, Data, Method, Spec
 from models.nets import fan_in_, mlp, running_statistics_kept
@@ -87,9 +88,7 @@ class IMSAT(Method):
         with running_statistics_kept(self.net):
             d = worst_direction(self.net, x, logits.detach(), batch.noise.normal(*x.shape), c.xi, c.power_iterations)
             vat = kl_divergence(logits.detach(), self.net(x + self.radii[batch.index, None] * d))
-        self.adam.zero_grad()
-        (vat + c.information_weight * (conditional - c.marginal_weight * marginal)).backward()
-        self.adam.step()
+        descend(vat + c.information_weight * (conditional - c.marginal_weight * marginal), None, self.adam)
         return {"vat": vat.detach(), "conditional_entropy": conditional.detach(), "marginal_entropy": marginal.detach()}
 
     def predict(self, x: Tensor) -> Tensor:

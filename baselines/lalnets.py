@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from baselines.gar import gar
+from baselines.losses import descend
 from models.kmeans import fit_centres, nearest
 from models.method import Batch, Data, Method, Spec
 from models.nets import conv, fan_in_, linear
@@ -104,9 +105,7 @@ class LALNets(Method):
         parts = {"pseudo": F.cross_entropy(pooled(z), pseudo), **gar(z), "norm": z.square().sum()}
         loss = parts["pseudo"] + c.affinity_weight * parts["affinity"] + c.balance_weight * (1 - parts["balance"])
         loss = loss + c.coactivity_weight * parts["coactivity"] + c.norm_weight * parts["norm"]
-        self.adam.zero_grad()
-        loss.backward()
-        self.adam.step()
+        descend(loss, None, self.adam)
         return {name: value.detach() for name, value in parts.items()}
 
     def finish(self, data: Data) -> None:

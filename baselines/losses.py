@@ -46,8 +46,8 @@ def set_rate(rate: Tensor, *optimizers: torch.optim.Optimizer) -> None:
         optimizer.param_groups[0]["lr"] = rate
 
 
-def descend(loss: Tensor, parameters: Sequence[Tensor], *optimizers: torch.optim.Optimizer) -> None:
-    """One step on `loss` of these parameters alone."""
+def descend(loss: Tensor, parameters: Sequence[Tensor] | None, *optimizers: torch.optim.Optimizer) -> None:
+    """One step on `loss` of these parameters alone; None for all that it depends on."""
     for optimizer in optimizers:
         optimizer.zero_grad()
     loss.backward(inputs=parameters)

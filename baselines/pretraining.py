@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.losses import descend
 from models.method import Data
 
 
@@ -19,10 +20,8 @@ def fit_autoencoder(
     adam = torch.optim.Adam(nets, rate, fused=True)
     for _ in range(epochs):
         for index in data.noise.permutation(len(data)).split(batch):
-            adam.zero_grad()
             x = data.take(index)
-            F.mse_loss(reconstruct(x), x).backward()
-            adam.step()
+            descend(F.mse_loss(reconstruct(x), x), nets, adam)
 
 
 def fit_mixture(codes: Tensor, k: int, floor: float, n_init: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines.losses import descend
 from models.layers import Net
 from models.method import Batch, Method, Spec
 from models.noise import Noise
@@ -59,9 +60,7 @@ class Supervised(Method):
         assert x is not None and y is not None, "a step needs labelled examples"
         logits = self.logits(x, batch.noise)
         loss = F.cross_entropy(logits, y)
-        self.adam.zero_grad()
-        loss.backward()
-        self.adam.step()
+        descend(loss, None, self.adam)
         return {"loss": loss.detach(), "train_error": (logits.argmax(1) != y).float().mean()}
 
     def predict(self, x: Tensor) -> Tensor:

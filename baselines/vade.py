@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.losses import decayed
+from baselines.losses import decayed, descend, set_rate
 from baselines.pretraining import fit_autoencoder, fit_mixture
 from models.latent import component_log_density, exp_n
 from models.method import Batch, Data, Method, Spec
@@ -121,11 +121,9 @@ class VaDE(Method):
         c = self.config
         epoch = self.step // (self.examples // len(batch.x)).clamp(min=1)  # the incomplete last batch is left out
         rate = decayed(c.learning_rate, c.decay, c.decay_epochs, epoch)  # a tensor, from the checkpointed step alone
-        self.adam.param_groups[0]["lr"] = rate.clamp(min=c.least_learning_rate)
+        set_rate(rate.clamp(min=c.least_learning_rate), self.adam)
         terms = self.terms(batch.x, batch.noise)
-        self.adam.zero_grad()
-        torch.stack(list(terms.values())).sum(0).mean().backward()
-        self.adam.step()
+        descend(torch.stack(list(terms.values())).sum(0).mean(), None, self.adam)
         self.step += 1
         return {name: value.detach().mean() for name, value in terms.items()}
 

@@ -21,6 +21,8 @@ SCORES = {  # of the second table: metric, heading, digits
         ("test.majority", "majority %", 2),
         ("test.hungarian", "one-to-one %", 2),
         ("test.validation_mapping", "validation-mapped %", 2),
+        ("test.validation_exemplar", "named by a validation example %", 2),
+        ("test.exemplar", "named by a test example %", 2),
         ("test.nmi", "NMI", 3),
         ("test.ari", "ARI", 3),
         ("test.live", "live clusters", 1),

@@ -238,7 +238,8 @@ def _place(record: Record) -> str:
 def _score(record: Record, metric: str) -> float:
     value = lookup(record, "last", metric)
     if value is None or not math.isfinite(value):
-        raise UserError(f"{_place(record)}: the record has no {metric}; name a metric in the suite file that it has")
+        hint = "delete it and run the trial again, or name a metric in the suite file that it has"
+        raise UserError(f"{_place(record)}: the record has no {metric}; {hint}")
     return value
 
 

@@ -28,7 +28,9 @@ Split = Literal["random", "ali", "train", "extra"]  # see bench.data
 Precision = Literal["fp32", "tf32", "bf16"]  # see bench.engine
 _NAME = re.compile(r"[a-z0-9_]+")
 _UNITS = {  # of the scores that bench.metrics gives each task
-    "clustering": dict.fromkeys(("majority", "hungarian", "validation_mapping"), "percent")
+    "clustering": dict.fromkeys(
+        ("majority", "hungarian", "validation_mapping", "validation_exemplar", "exemplar"), "percent"
+    )
     | {"nmi": "nmi", "ari": "ari", "live": "clusters"},
     "classification": {"error": "percent"},
 }

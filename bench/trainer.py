@@ -245,12 +245,14 @@ class Run:
         self.method.eval()
         with torch.no_grad():
             self.method.finish(data.train)
-            validation, test = self.predictions(data.x_validation), self.predictions(data.x_test)
+            sets = data.x_validation, data.x_test
+            validation, test = (self.predictions(x) for x in sets)
+            posteriors = [self.posterior(x) for x in sets] if hasattr(self.method, "posterior") else []
             if hasattr(self.method, "sample") and data.spec.images:
                 self.drawn.append(self._draw(n_clusters))
         self.method.train()
         scores = metrics.evaluate(
-            self.trial.task, validation, data.y_validation, test, data.y_test, n_clusters, n_classes
+            self.trial.task, validation, data.y_validation, test, data.y_test, n_clusters, n_classes, posteriors
         )
         since = self.curve[-1]["step"] if self.curve else 0
         inside = {"instruments": self._instruments()} if self.step else {}
@@ -273,9 +275,17 @@ class Run:
 
     def predictions(self, x: Tensor) -> dict[str, Tensor]:
         """The method's answers on stored examples by classifier, int64 [N], on the CPU."""
-        parts = torch.split(x, max(FEWEST, EVALUATED[x.device.type] // math.prod(x.shape[1:])))
-        chunks = [self.method.predictions(part.float() * self.dataset.scale) for part in parts]
+        chunks = [self.method.predictions(part) for part in self._parts(x)]
         return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]}
+
+    def posterior(self, x: Tensor) -> Tensor:
+        """Probabilities of all clusters for stored examples, float32 [N, K], on the CPU."""
+        return torch.cat([self.method.posterior(part) for part in self._parts(x)]).cpu()  # type: ignore[operator]
+
+    def _parts(self, x: Tensor) -> Iterator[Tensor]:
+        """Stored examples as the method sees them, as many at once as memory allows."""
+        for part in torch.split(x, max(FEWEST, EVALUATED[x.device.type] // math.prod(x.shape[1:]))):
+            yield part.float() * self.dataset.scale
 
     # the outcome
 

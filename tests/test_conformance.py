@@ -206,6 +206,27 @@ def test_answers_are_ids_that_depend_on_the_example_alone(path: str) -> None:
 
 
 @every_method
+def test_the_posterior_is_that_of_the_answer(path: str) -> None:
+    case = Case(path)
+    case.train_for(3)
+    x = case.train.take(torch.arange(60))
+    y = case.answers(x)
+    if hasattr(case.method, "posterior"):
+        with case.scoring() as method:
+            table = method.posterior(x)  # type: ignore[operator]
+        assert table.shape == (60, method.config.components) and bool((table >= 0).all())
+        assert torch.allclose(table.sum(1), torch.ones(60))
+        assert torch.equal(table.argmax(1), y)
+
+
+def test_the_methods_whose_papers_name_clusters_by_confident_examples_tell_their_posteriors() -> None:
+    assert {path for path in METHODS if hasattr(method_class(path), "posterior")} == {
+        "baselines.aae:AAE",
+        "baselines.gmvae:GMVAE",
+    }
+
+
+@every_method
 def test_finish_replaces_what_it_did_before(path: str) -> None:
     case = Case(path)
     case.train_for(2)

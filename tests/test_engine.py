@@ -626,7 +626,9 @@ LARGE = [
     "amm_k30_works",
     "amm_k30_draws",
     "amm_k30_draws_100",
+    "aae_k16",
     "aae_k30",
+    "gmvae_k10",
     "gmvae_k30",
     "infogan",
 ]  # of MNIST; the same code as in the digits' rows

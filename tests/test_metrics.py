@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from bench.metrics import Score, contingency, evaluate, majority_mapping, mapped_error, plain_error, score
+from bench.metrics import (
+    Score,
+    contingency,
+    evaluate,
+    exemplar_mapping,
+    majority_mapping,
+    mapped_error,
+    plain_error,
+    score,
+)
 
 
 def best_error(pred: np.ndarray, true: np.ndarray, mappings: list[tuple[int, ...]]) -> float:
@@ -101,6 +110,32 @@ def test_every_set_has_the_same_keys() -> None:
     keys = {"majority", "hungarian", "nmi", "ari", "live", "validation_mapping"}
     assert set(scores["validation"]) == set(scores["test"]) == keys
     assert all(type(value) in (float, int) for value in scores["test"].values())
+
+
+def test_the_most_confident_example_names_a_cluster() -> None:
+    # cluster 0 is likeliest for the second example, 1 for the last; 2 for none, but most for the first
+    probabilities = [[0.5, 0.1, 0.4], [0.9, 0.1, 0.0], [0.4, 0.5, 0.1], [0.1, 0.6, 0.3]]
+    assert exemplar_mapping(torch.tensor(probabilities), [7, 3, 3, 5]) == {0: 3, 1: 5, 2: 7}
+    assert exemplar_mapping([[1.0, 0.0], [1.0, 0.0]], [4, 2]) == {0: 4, 1: 4}  # the first wins a tie
+    for table, true in (([[1.0, 0.0]], [4, 2]), ([0.5, 0.5], [4, 2]), (np.empty((0, 2)), [])):
+        with pytest.raises(ValueError, match=r"expected (a row of probabilities|one row of integers)"):
+            exemplar_mapping(table, true)
+
+
+def test_clusters_named_by_an_example_of_either_set() -> None:
+    validation, test = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]), np.array([[0.6, 0.4], [0.7, 0.3], [0.1, 0.9]])
+    y_validation, y_test = [1, 0, 0], [0, 0, 1]  # clusters: by validation 0 -> 1, 1 -> 0; by test 0 -> 0, 1 -> 1
+    answers = [{"predict": table.argmax(1)} for table in (validation, test)]
+    sets = answers[0], y_validation, answers[1], y_test, 2, 2
+    scores = evaluate("clustering", *sets, [validation, test])
+    assert scores["test"]["validation_exemplar"] == 100.0 and scores["test"]["exemplar"] == 0.0
+    own = scores["validation"]
+    assert own["validation_exemplar"] == own["exemplar"] == pytest.approx(100 / 3)
+    without = evaluate("clustering", *sets)
+    assert {part: scores[part].keys() - found.keys() for part, found in without.items()} == {
+        part: {"validation_exemplar", "exemplar"} for part in ("validation", "test")
+    }
+    assert evaluate("classification", *sets, [validation, test]) == evaluate("classification", *sets)
 
 
 def test_classification_counts_plain_errors() -> None:

@@ -277,7 +277,7 @@ def test_a_value_equal_to_the_default_makes_the_same_trial(write: Callable[..., 
 @pytest.mark.parametrize("task", ["clustering", "classification"])
 def test_every_score_of_a_record_may_be_the_metric(suite: Suite, task: str) -> None:
     answers = {"predict": [0, 1], "bayes": [0, 1]}
-    scores = metrics.evaluate(task, answers, [0, 1], answers, [0, 1], n_clusters=2, n_classes=2)
+    scores = metrics.evaluate(task, answers, [0, 1], answers, [0, 1], 2, 2, [[[1.0, 0.0], [0.0, 1.0]]] * 2)
     for metric in (f"{split}.{name}" for split, found in scores.items() for name in found):
         assert replace(suite, task=task, metric=metric).metric == metric  # type: ignore[arg-type]
 

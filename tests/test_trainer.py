@@ -234,6 +234,31 @@ def _counted(run: Run, pred: torch.Tensor) -> list[list[int]]:
     return counts
 
 
+def test_clusters_are_also_named_by_their_most_confident_examples_if_the_method_tells_them(
+    make_trial: Callable[..., Trial], toy: ModuleType
+) -> None:
+    class Sure(toy.Toy):  # type: ignore[misc, name-defined]
+        def posterior(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(self.map(x.flatten(1)), 1)
+
+    vars(toy).update(Sure=Sure)
+    run = _finished(make_trial(method="models.toy_for_tests:Sure"))
+    data, result = run.dataset, run.result()
+    with torch.no_grad():
+        logits, on_validation = (
+            run.method.map((x.float() * data.scale).flatten(1)) for x in (data.x_test, data.x_validation)
+        )
+    assert result is not None
+    test, right = result["last"]["test"], torch.as_tensor(data.y_test)
+    for name, table, classes in (
+        ("exemplar", logits, right),
+        ("validation_exemplar", on_validation, data.y_validation),
+    ):
+        named = torch.as_tensor(classes)[torch.softmax(table, 1).argmax(0)]
+        assert test[name] == pytest.approx(100 * float((named[logits.argmax(1)] != right).float().mean()))
+    assert "exemplar" not in _finished(make_trial()).curve[-1]["test"]
+
+
 @pytest.mark.parametrize("task", ["clustering", "classification"])
 def test_the_confusion_of_a_result_is_that_of_each_classifier_at_the_last_step(
     make_trial: Callable[..., Trial], task: str
