@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from baselines.pca import principal_axes
 from models.method import Data, Method, Spec
 from models.noise import Noise
 
@@ -60,10 +61,9 @@ class Mixture(Method):
         c = self.config
         pixels = torch.cat([x.flatten(1) for x in data.batches()]).double()
         if c.dimensions:
-            self.centre.copy_(pixels.mean(0))
-            centred = pixels - self.centre
-            _, vectors = torch.linalg.eigh(centred.T @ centred)  # by growing variance
-            self.axes.copy_(vectors[:, -c.dimensions :].flip(1))
+            centre, axes = principal_axes(pixels, c.dimensions)
+            self.centre.copy_(centre)
+            self.axes.copy_(axes)
         features = self.features(pixels).cpu().numpy()
         mixture = GaussianMixture(
             c.components, covariance_type=c.covariance, reg_covar=c.variance_floor, n_init=c.n_init,

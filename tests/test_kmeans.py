@@ -98,3 +98,19 @@ def test_an_empty_method_counts_its_centres_from_the_config() -> None:
     method = KMeans(KMeans.Config(components=7), SPEC, Noise.seeded(0))
     assert method.centres.shape == (7, 4)
     assert not list(method.parameters())
+
+
+def test_on_principal_components_it_clusters_what_they_keep() -> None:
+    data = images()
+    method = fitted(data, components=3, dimensions=2)
+    x = data.take(torch.arange(90)).flatten(1)
+    u, s, _ = torch.linalg.svd((x - x.mean(0)).double(), full_matrices=False)
+    assert torch.allclose(method.embed(x).double().abs(), (u * s)[:, :2].abs(), atol=1e-5)
+    assert method.state_dict().keys() == {"centres", "mean", "axes"} and method.centres.shape == (3, 2)
+    assert torch.equal(method.predict(x), nearest(x, method.centres @ method.axes.T + method.mean))
+    assert set(fitted(data, components=3).state_dict()) == {"centres"}  # as before there was a choice
+
+
+def test_a_negative_number_of_dimensions_is_refused() -> None:
+    with pytest.raises(ValueError, match="dimensions must be at least 0, got -1"):
+        KMeans.Config(dimensions=-1)

@@ -1,0 +1,14 @@
+"""Principal components of pixels, for the floors that cluster them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def principal_axes(pixels: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
+    """Mean [P] of pixels double [N, P], and their axes of most variance, orthonormal columns [P, dimensions], the first first."""
+    mean = pixels.mean(0)
+    centred = pixels - mean
+    _, vectors = torch.linalg.eigh(centred.T @ centred)  # by growing variance
+    return mean, vectors[:, -dimensions:].flip(1)
