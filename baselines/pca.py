@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def principal_axes(pixels: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
-    """Mean [P] of pixels double [N, P], and their axes of most variance, orthonormal columns [P, dimensions], the first first."""
+    """Mean [P] of pixels double [N, P], and their principal axes, orthonormal columns [P, dimensions], most variance first."""
     mean = pixels.mean(0)
     centred = pixels - mean
     _, vectors = torch.linalg.eigh(centred.T @ centred)  # by growing variance
