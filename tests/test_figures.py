@@ -10,11 +10,15 @@ import pytest
 import torch
 
 from bench import checkpoint, figures, record
+from bench.data import load_for
 from bench.errors import UserError
+from bench.pictures import POINTS, Pictures
 from bench.plan import trials
+from bench.seeds import derive
 from bench.suite import Trial, load_suite
 from bench.trained import load
 from bench.trainer import Run
+from models.noise import Noise
 
 SUITE = """
 suite: tiny
@@ -67,7 +71,7 @@ def test_a_trained_method_answers_as_it_did(stored: Path) -> None:
     path = stored / "runs/tiny/paper/amm/seed00.json"
     trained = load(path)
     assert not trained.method.training and trained.trial.row == "amm"
-    data = figures.load_for(trained.trial, figures.Noise.seeded(0))
+    data = load_for(trained.trial, Noise.seeded(0))
     clusters = trained.method.predict(data.x_test.float() * data.scale)
     counts = np.zeros((12, 10), int)
     np.add.at(counts, (clusters.numpy(), data.y_test.numpy()), 1)
@@ -76,7 +80,7 @@ def test_a_trained_method_answers_as_it_did(stored: Path) -> None:
 
 def test_what_components_drew_is_kept_at_each_scoring_through_a_resume(stored: Path) -> None:
     trained = load(stored / "runs/tiny/paper/amm/seed00.json")
-    noise = figures.Noise.seeded(figures.derive("drawn", trained.trial.init_seed))
+    noise = Noise.seeded(derive("drawn", trained.trial.init_seed))
     with torch.no_grad():
         last = trained.method.sample(torch.arange(12), noise)  # type: ignore[operator]
     assert len(trained.drawn) == len(trained.record["result"]["curve"]) == 2
@@ -148,11 +152,11 @@ def test_points_in_the_plane_are_scattered(tmp_path: Path, capsys: pytest.Captur
         "curves",
         "projection",
     ]
-    pictures = figures.Pictures(trained, figures.load_for(trial, figures.Noise.seeded(0)))
+    pictures = Pictures(trained, load_for(trial, Noise.seeded(0)))
     with torch.no_grad():
         left, right = pictures.points().figure.axes
     assert sum(len(points.get_offsets()) for points in left.collections) == len(pictures.x)
-    assert [len(points.get_offsets()) for points in right.collections] == [figures.POINTS] * 12
+    assert [len(points.get_offsets()) for points in right.collections] == [POINTS] * 12
 
 
 def test_what_a_method_cannot_make_is_said(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +168,7 @@ def test_what_a_method_cannot_make_is_said(stored: Path, tmp_path: Path, capsys:
 
 def test_the_grid_holds_members_left_and_samples_right(stored: Path) -> None:
     trained = load(stored / "runs/tiny/paper/amm/seed00.json")
-    pictures = figures.Pictures(trained, figures.load_for(trained.trial, figures.Noise.seeded(0)))
+    pictures = Pictures(trained, load_for(trained.trial, Noise.seeded(0)))
     with torch.no_grad():
         left, right = (axis.images[0].get_array() for axis in pictures.components().figure.axes)
     assert left.shape == right.shape == (12 * 9 - 1, 10 * 9 - 1)
