@@ -18,17 +18,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tabulate import tabulate
-
 from bench import figures
 from bench.errors import UserError
 from bench.files import ended, given_path, require_stem, write_output
+from bench.formats import OTHERS, Parts, escaped, grid
 from bench.lines import ABSENT, Line, printed
 from bench.plan import trials
 from bench.record import record_path
 from bench.statistics import ENOUGH, Record, bootstrap, detectable, lookup
 from bench.suite import Suite, Trial, load_suite, names
-from bench.table import OTHERS, Parts, collected, parts, prepared
+from bench.table import collected, parts, prepared
 
 Rows = list[dict[str, str]]
 READING = (
@@ -149,14 +148,14 @@ def _detectable(line: Line) -> str:
 
 def markdown(sections: Sequence[Section], folder: Path, stem: str) -> str:
     """The page; paths are relative to `folder`, the pictures are <stem>-<suite>.png."""
-    texts = ["# AMM Bench: report", READING, "## At a glance", _grid(glance(sections), "github")]
+    texts = ["# AMM Bench: report", READING, "## At a glance", grid(escaped(glance(sections)), "github")]
     for found in sections:
-        texts += [f"## {found.suite.title}", found.parts.heading, _grid(found.parts.main, "github")]
+        texts += [f"## {found.suite.title}", found.parts.heading, grid(escaped(found.parts.main), "github")]
         texts += [f"![{found.alt}]({stem}-{found.suite.suite}.png)"]
-        texts += [OTHERS, _grid(found.parts.others, "github")] if found.parts.others else []
+        texts += [OTHERS, grid(escaped(found.parts.others), "github")] if found.parts.others else []
         texts += ["\n".join(f"{n}. {text}" for n, text in enumerate(found.parts.notes, 1))]
         if found.made_with:
-            texts += ["Where the trials ran:", _grid(found.made_with, "github"), "Records:"]
+            texts += ["Where the trials ran:", grid(escaped(found.made_with), "github"), "Records:"]
             texts += ["\n".join(f"- {row}: {_links(paths, folder)}" for row, paths in found.files.items() if paths)]
     return "\n\n".join(text for text in texts if text) + "\n"
 
@@ -167,11 +166,6 @@ def _links(paths: Sequence[Path], folder: Path) -> str:
 
 def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
-
-
-def _grid(rows: Rows, style: str) -> str:
-    cells = [[text.replace("|", r"\|") if style == "github" else text for text in row.values()] for row in rows]
-    return tabulate(cells, list(rows[0]), tablefmt=style, disable_numparse=True) if rows else ""
 
 
 # HTML
@@ -207,7 +201,7 @@ def _paragraph(text: str) -> str:
 
 
 def _table(rows: Rows) -> str:
-    return f'<div class="wide">{_grid(rows, "html")}</div>' if rows else ""  # tabulate escapes
+    return f'<div class="wide">{grid(rows, "html")}</div>' if rows else ""  # tabulate escapes
 
 
 def _anchors(paths: Sequence[Path], folder: Path) -> str:

@@ -9,27 +9,19 @@ other scores and numbered notes.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tabulate import tabulate
-
 from bench.errors import UserError
 from bench.files import given_path, write_output
+from bench.formats import Parts, comma_separated, encodable, escaped, grid, latex, markdown
 from bench.lines import ABSENT, Line, label, line, printed, scores, stored
 from bench.plan import trials
 from bench.statistics import Record
 from bench.suite import Suite, load_suite
-
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
-LATEX |= {character: "\\" + character for character in "&%$#_{}"}
-OTHERS = "Other scores on the test set, at the last step unless said otherwise, mean ± std."
 
 
 @dataclass
@@ -62,7 +54,7 @@ def brief(suite: Suite, budget: str, reference: Sequence[Record]) -> str:
         }
         for found in told
     ]
-    return _grid(_escaped(rows), "github")
+    return grid(escaped(rows), "github")
 
 
 def _main_rows(suite: Suite, budget: str, lines: Sequence[Line], notes: Notes) -> list[dict[str, str]]:
@@ -131,7 +123,9 @@ def render(
     Raises UserError for records that must not stand in one cell.
     """
     lines, common = prepared(suite, budget, reference, yours, remarks)
-    return {"markdown": _markdown, "latex": _latex, "csv": _csv}[fmt](suite, budget, lines, common)
+    if fmt == "csv":
+        return _csv(suite, lines, common)
+    return {"markdown": markdown, "latex": latex}[fmt](parts(suite, budget, lines, common))
 
 
 def prepared(
@@ -153,68 +147,17 @@ def _heading(suite: Suite, budget: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a table says, before it is set in any format: the two tables as rows by title, and the notes in order."""
-
-    heading: str
-    main: list[dict[str, str]]
-    others: list[dict[str, str]]
-    notes: list[str]
-
-
 def parts(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str]) -> Parts:
     """The parts of the table of `lines`, with `common` as its last notes."""
     notes = Notes()
     main, others = _main_rows(suite, budget, lines, notes), _other_rows(suite, lines)
     notes.mark(common)
-    return Parts(_heading(suite, budget), main, others, notes.texts)
+    return Parts(suite.title, _heading(suite, budget), main, others, notes.texts)
 
 
-def _markdown(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str]) -> str:
-    found = parts(suite, budget, lines, common)
-    first, second = (_grid(_escaped(rows), "github") for rows in (found.main, found.others))
-    items = "\n".join(f"{number}. {text}" for number, text in enumerate(found.notes, 1))
-    texts = [f"## {suite.title}", found.heading, first, second and OTHERS, second, items]
-    return "\n\n".join(text for text in texts if text) + "\n"
-
-
-def _escaped(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    return [{title.replace("|", r"\|"): text.replace("|", r"\|") for title, text in row.items()} for row in rows]
-
-
-def _grid(rows: Sequence[dict[str, str]], style: str) -> str:
-    """The rows under their keys; nothing without rows."""
-    cells = [list(row.values()) for row in rows]
-    return tabulate(cells, list(rows[0]), tablefmt=style, disable_numparse=True) if rows else ""
-
-
-def _latex(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str]) -> str:
-    found = parts(suite, budget, lines, common)
-    first, second = (_symbols(_grid(rows, "latex_booktabs")) for rows in (found.main, found.others))
-    items = "\n".join(rf"\item {_tex(text)}" for text in found.notes)
-    listed = f"\\begin{{enumerate}}\n{items}\n\\end{{enumerate}}" if items else ""
-    heading = rf"\paragraph{{{_tex(suite.title)}}} {_tex(found.heading)}"
-    return "\n\n".join(text for text in (heading, first, second and _tex(OTHERS), second, listed) if text) + "\n"
-
-
-def _tex(text: str) -> str:
-    return _symbols("".join(LATEX.get(character, character) for character in text))
-
-
-def _symbols(text: str) -> str:
-    """Signs that LaTeX spells otherwise, and marks as superscripts."""
-    return re.sub(r" \[([\d, ]+)\]", r"$^{\1}$", text.replace("±", r"$\pm$").replace("–", "--"))
-
-
-def _csv(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str]) -> str:
+def _csv(suite: Suite, lines: Sequence[Line], common: Sequence[str]) -> str:
     """One line per row, numbers apart, for other programs; the notes of a row in its last column."""
-    rows = [_csv_row(suite, found, common) for found in lines]
-    file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return comma_separated([_csv_row(suite, found, common) for found in lines])
 
 
 def _csv_row(suite: Suite, found: Line, common: Sequence[str]) -> dict[str, object]:
@@ -279,17 +222,6 @@ def incomplete(suite: Suite, budget: str, runs: Path, yours: Sequence[Record]) -
     begun = [row.row for row in suite.rows if any((folder / row.row).glob("seed*.json"))]
     done = Counter(record["trial"]["row"] for record in yours if record["status"] == "done")
     return [f"{row}: {done[row]} of {len(suite.seeds)}" for row in begun if done[row] < len(suite.seeds)]
-
-
-def encodable(text: str, encoding: str | None) -> str:
-    """`text` for a terminal of this encoding: in plain ASCII signs where it knows no others."""
-    encoding = encoding or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        plain = text.replace("±", "+/-").replace("–", "-")
-        return plain.encode(encoding, "replace").decode(encoding)
-    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -72,7 +72,7 @@ def _recorded(path: Path, tmp_path: Path) -> Suite:
     suite = load_suite(path)
     for trial in trials(suite, "paper"):
         score = 3.0 + 0.1 * trial.seed
-        point = {"step": 0, "test": {"majority": score}, "validation": {"majority": score}}
+        point = {"step": 0, "test": {"majority": score, "mode_majority": 4.0}, "validation": {"majority": score}}
         result = {"last": point, "selected": point, "best_on_test": point, "curve": [point]}
         result["weights_sha256"] = f"{trial.row}{trial.seed}"
         run = {"device": "cpu", "device_name": "A Chip", "seconds": 1800.0, "versions": {"torch": "2.15"}}
@@ -108,6 +108,16 @@ def test_both_pages_hold_the_table_the_picture_and_the_sources(tmp_path: Path, s
     assert len(shown.images) == 1 and str(shown.images[0]["src"]).startswith("data:image/png;base64,")
     assert shown.images[0]["alt"]
     assert "http" not in (out / "page.html").read_text()
+
+
+def test_a_bar_in_a_heading_does_not_split_a_column_in_markdown(tmp_path: Path, suite: Suite) -> None:
+    assert _main(tmp_path) == 0
+    text = (tmp_path / "out/page.md").read_text()
+    assert r"mode of q(y \| x) majority %" in text
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    for lines in (table.splitlines() for table in tables):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert len(tables) == 4
 
 
 def test_every_link_leads_to_a_record(tmp_path: Path, suite: Suite) -> None:

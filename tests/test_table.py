@@ -18,8 +18,9 @@ import bench.lines
 import bench.table
 from bench.errors import UserError
 from bench.files import write_output
+from bench.formats import encodable
 from bench.suite import Budget, Published, Row, Suite
-from bench.table import encodable, main, render
+from bench.table import main, render
 
 GOLDEN = Path(__file__).parent / "golden"
 HOW = "mean of 10 trials, all mappings, test set"
