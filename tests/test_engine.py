@@ -630,6 +630,7 @@ LARGE = [
     "aae_k30",
     "gmvae_k10",
     "gmvae_k30",
+    "vade_300",
     "infogan",
 ]  # of MNIST; the same code as in the digits' rows
 STUDIES = ["ablation_plane", "ablation_digits", "ablation_mnist14", "checks_mnist14"]  # variants of AMM, many and alike
