@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import cast
 
 import torch
@@ -116,9 +117,15 @@ def leaky_relu(x: Tensor, slope: float, mask: Tensor | None = None) -> Tensor:
     if mask is None and not (x.requires_grad and torch.is_grad_enabled()):
         return F.leaky_relu(x, slope)
     with torch.no_grad():
-        mask = x.new_ones(()).expand_as(x) if mask is None else mask.to(x.dtype)
+        mask = _one(x.device, x.dtype).expand_as(x) if mask is None else mask.to(x.dtype)
         factor = torch.ops.aten.leaky_relu_backward(mask, x, slope, False)  # 1 or the slope, times the mask
     return x * factor
+
+
+@cache
+def _one(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Made once: twenty-five of them in a step would each be a kernel."""
+    return torch.ones((), device=device, dtype=dtype)
 
 
 def _needs_bias(row: Row, rows: list[Row]) -> bool:
