@@ -111,6 +111,11 @@ def test_on_principal_components_it_clusters_what_they_keep() -> None:
     assert set(fitted(data, components=3).state_dict()) == {"centres"}  # as before there was a choice
 
 
+def test_more_components_than_pixels_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 principal components of 4 pixels"):
+        fitted(images(), components=3, dimensions=5)
+
+
 def test_a_negative_number_of_dimensions_is_refused() -> None:
     with pytest.raises(ValueError, match="dimensions must be at least 0, got -1"):
         KMeans.Config(dimensions=-1)
