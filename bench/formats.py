@@ -27,24 +27,27 @@ class Parts:
 
 
 def markdown(found: Parts) -> str:
-    first, second = (grid(escaped(rows), "github") for rows in (found.main, found.others))
+    """A section with both tables and the numbered notes."""
+    first, second = (github(rows) for rows in (found.main, found.others))
     items = "\n".join(f"{number}. {text}" for number, text in enumerate(found.notes, 1))
     texts = [f"## {found.title}", found.heading, first, second and OTHERS, second, items]
     return "\n\n".join(text for text in texts if text) + "\n"
 
 
-def escaped(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """The rows with the sign that parts columns in Markdown written out."""
-    return [{title.replace("|", r"\|"): text.replace("|", r"\|") for title, text in row.items()} for row in rows]
+def github(rows: Sequence[dict[str, str]]) -> str:
+    """The rows as a table of GitHub's Markdown, where a bar parts columns unless it is escaped."""
+    escaped = [{title.replace("|", r"\|"): text.replace("|", r"\|") for title, text in row.items()} for row in rows]
+    return grid(escaped, "github")
 
 
 def grid(rows: Sequence[dict[str, str]], style: str) -> str:
-    """The rows under their keys; nothing without rows."""
+    """The rows under their keys in a style of `tabulate`; nothing without rows."""
     cells = [list(row.values()) for row in rows]
     return tabulate(cells, list(rows[0]), tablefmt=style, disable_numparse=True) if rows else ""
 
 
 def latex(found: Parts) -> str:
+    """A paragraph with both tables and the notes as a list; needs booktabs."""
     first, second = (_symbols(grid(rows, "latex_booktabs")) for rows in (found.main, found.others))
     items = "\n".join(rf"\item {_tex(text)}" for text in found.notes)
     listed = f"\\begin{{enumerate}}\n{items}\n\\end{{enumerate}}" if items else ""

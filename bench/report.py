@@ -21,7 +21,7 @@ from pathlib import Path
 from bench import figures
 from bench.errors import UserError
 from bench.files import ended, given_path, require_stem, write_output
-from bench.formats import OTHERS, Parts, escaped, grid
+from bench.formats import OTHERS, Parts, github, grid
 from bench.lines import ABSENT, Line, printed
 from bench.plan import trials
 from bench.record import record_path
@@ -148,14 +148,14 @@ def _detectable(line: Line) -> str:
 
 def markdown(sections: Sequence[Section], folder: Path, stem: str) -> str:
     """The page; paths are relative to `folder`, the pictures are <stem>-<suite>.png."""
-    texts = ["# AMM Bench: report", READING, "## At a glance", grid(escaped(glance(sections)), "github")]
+    texts = ["# AMM Bench: report", READING, "## At a glance", github(glance(sections))]
     for found in sections:
-        texts += [f"## {found.suite.title}", found.parts.heading, grid(escaped(found.parts.main), "github")]
+        texts += [f"## {found.suite.title}", found.parts.heading, github(found.parts.main)]
         texts += [f"![{found.alt}]({stem}-{found.suite.suite}.png)"]
-        texts += [OTHERS, grid(escaped(found.parts.others), "github")] if found.parts.others else []
+        texts += [OTHERS, github(found.parts.others)] if found.parts.others else []
         texts += ["\n".join(f"{n}. {text}" for n, text in enumerate(found.parts.notes, 1))]
         if found.made_with:
-            texts += ["Where the trials ran:", grid(escaped(found.made_with), "github"), "Records:"]
+            texts += ["Where the trials ran:", github(found.made_with), "Records:"]
             texts += ["\n".join(f"- {row}: {_links(paths, folder)}" for row, paths in found.files.items() if paths)]
     return "\n\n".join(text for text in texts if text) + "\n"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.files import given_path, write_output
-from bench.formats import Parts, comma_separated, encodable, escaped, grid, latex, markdown
+from bench.formats import Parts, comma_separated, encodable, github, latex, markdown
 from bench.lines import ABSENT, Line, label, line, printed, scores, stored
 from bench.plan import trials
 from bench.statistics import Record
@@ -54,7 +54,7 @@ def brief(suite: Suite, budget: str, reference: Sequence[Record]) -> str:
         }
         for found in told
     ]
-    return grid(escaped(rows), "github")
+    return github(rows)
 
 
 def _main_rows(suite: Suite, budget: str, lines: Sequence[Line], notes: Notes) -> list[dict[str, str]]:
@@ -124,7 +124,7 @@ def render(
     """
     lines, common = prepared(suite, budget, reference, yours, remarks)
     if fmt == "csv":
-        return _csv(suite, lines, common)
+        return comma_separated([_csv_row(suite, found, common) for found in lines])
     return {"markdown": markdown, "latex": latex}[fmt](parts(suite, budget, lines, common))
 
 
@@ -155,12 +155,8 @@ def parts(suite: Suite, budget: str, lines: Sequence[Line], common: Sequence[str
     return Parts(suite.title, _heading(suite, budget), main, others, notes.texts)
 
 
-def _csv(suite: Suite, lines: Sequence[Line], common: Sequence[str]) -> str:
-    """One line per row, numbers apart, for other programs; the notes of a row in its last column."""
-    return comma_separated([_csv_row(suite, found, common) for found in lines])
-
-
 def _csv_row(suite: Suite, found: Line, common: Sequence[str]) -> dict[str, object]:
+    """A row for other programs, numbers apart; its notes in the last column."""
     published = found.row.published
     row: dict[str, object] = {"suite": suite.suite, "row": found.row.row, "model": found.row.label, "K": found.clusters}
     row |= {"metric": found.metric}
