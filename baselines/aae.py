@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.codes import Game
-from baselines.losses import descend
+from baselines.losses import descend, log_odds
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
 from models.nets import mlp, normal_
@@ -98,11 +98,11 @@ class AAE(Method):
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable category, int64 [B]."""
-        return self.posterior(x).argmax(1)
+        return self.encode(x)[0].argmax(1)
 
-    def posterior(self, x: Tensor) -> Tensor:
-        """q(y | x), [B, K], by which the paper finds a cluster's most confident example."""
-        return self.encode(x)[0]
+    def log_odds(self, x: Tensor) -> Tensor:
+        """Of q(y | x), [B, K]: the paper names a cluster by the example that maximises it."""
+        return log_odds(self.encoder(x.flatten(1))[:, : self.config.components])
 
     def embed(self, x: Tensor) -> Tensor:
         """The style z, [B, z_dim]."""

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.losses import descend
+from baselines.losses import descend, log_odds
 from models.latent import component_log_density, exp_n
 from models.method import Batch, Method, Spec
 from models.nets import conv, fan_in_, linear, mlp, transposed
@@ -117,12 +117,12 @@ class GMVAE(Method):
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable category, int64 [B]."""
-        return self.posterior(x).argmax(1)
+        return self.log_odds(x).argmax(1)
 
-    def posterior(self, x: Tensor) -> Tensor:
-        """p(z | h, w) at the means of h and w, [B, K], by which the paper finds a cluster's most confident example."""
+    def log_odds(self, x: Tensor) -> Tensor:
+        """Of p(z | h, w) at the means of h and w, [B, K]: the paper names a cluster by the example that maximises it."""
         h, _, w, _ = self.encode(x)
-        return log_posterior(h, *self.mixture(w)).exp()
+        return log_odds(log_posterior(h, *self.mixture(w)))
 
 
 def _mlp(c: GMVAEConfig, shape: tuple[int, int, int]) -> tuple[nn.Module, nn.Module]:

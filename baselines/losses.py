@@ -1,4 +1,4 @@
-"""What several rivals share: losses of a discriminator with K + 1 classes, entropy, a schedule, a step.
+"""What several rivals share: losses of a discriminator with K + 1 classes, entropy, log odds, a schedule, a step.
 
 D has K logits l(x), one for each class; that of class K + 1, "generated", is fixed at 0, since a softmax has one logit too many
 (Salimans et al., 2016, section 5). With Z(x) = Σ_k exp l_k(x), D(x) = 1 - p(K + 1 | x) = Z / (Z + 1) is the probability that x
@@ -33,6 +33,16 @@ def conditional_entropy(logits: Tensor) -> Tensor:
     """Mean of H[p(y | x)] over the batch, in nats, from logits [B, K]; from 0 to log K."""
     log_p = F.log_softmax(logits.float(), 1)
     return -(log_p.exp() * log_p).sum(1).mean()
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """log p_k / (1 - p_k) of p = softmax(logits), float64 [B, K].
+
+    It still tells the surest examples apart where p itself is rounded to 1.
+    """
+    itself = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    others = logits.double()[:, None].masked_fill(itself, -torch.inf)
+    return logits.double() - torch.logsumexp(others, 2)
 
 
 def decayed(rate: float, factor: float, every: int, epoch: Tensor) -> Tensor:

@@ -53,14 +53,15 @@ def majority_mapping(pred: Any, true: Any) -> dict[int, int]:
     return {int(cluster): int(counts[cluster].argmax()) for cluster in np.flatnonzero(counts.sum(axis=1))}
 
 
-def exemplar_mapping(probabilities: Any, true: Any) -> dict[int, int]:
+def exemplar_mapping(log_odds: Any, true: Any) -> dict[int, int]:
     """The class of the example to which each cluster is most probable: how Makhzani et al. (2016, section 6) name clusters.
 
-    `probabilities` of all clusters are [N, K], of examples whose true classes are [N]; the first example wins a tie.
+    `log_odds` of all clusters are [N, K], of examples whose true classes are [N]; the first example wins a tie. Probabilities
+    would order them alike, were not those of many sure examples rounded to 1.
     """
-    table, truth = np.asarray(probabilities), _labels(true, "true classes")
+    table, truth = np.asarray(log_odds), _labels(true, "true classes")
     if table.ndim != 2 or len(table) != len(truth) or not len(truth):
-        raise ValueError(f"expected a row of probabilities for each of {len(truth)} examples, got {table.shape}")
+        raise ValueError(f"expected a row of log odds for each of {len(truth)} examples, got {table.shape}")
     return {cluster: int(truth[example]) for cluster, example in enumerate(table.argmax(axis=0))}
 
 
@@ -133,14 +134,14 @@ def evaluate(
     y_test: Any,
     n_clusters: int,
     n_classes: int,
-    posteriors: Sequence[Any] = (),
+    log_odds: Sequence[Any] = (),
 ) -> dict[str, Score]:
     """Scores of the validation and the test set, as a record holds them.
 
     `validation` and `test` hold the answers of each classifier by name. The scores of "predict" stand under their own
     names, those of another one with its name before them, such as `bayes_error`.
 
-    `posteriors`, if any, hold the probabilities of all clusters on both sets, each [N, K], for what two papers report:
+    `log_odds`, if any, hold those of all clusters on both sets, each [N, K], for what two papers report:
     `validation_exemplar`, where the most confident validation example names a cluster, and `exemplar`, where that of the
     scored set does.
     """
@@ -150,9 +151,9 @@ def evaluate(
         found = _evaluate(task, validation[name], y_validation, test[name], y_test, n_clusters, n_classes)
         for part, values in found.items():
             scores[part] |= {prefix + key: value for key, value in values.items()}
-    if posteriors and task == "clustering":
+    if log_odds and task == "clustering":
         sets = {"validation": (validation["predict"], y_validation), "test": (test["predict"], y_test)}
-        named = [exemplar_mapping(table, true) for table, (_, true) in zip(posteriors, sets.values(), strict=True)]
+        named = [exemplar_mapping(table, true) for table, (_, true) in zip(log_odds, sets.values(), strict=True)]
         for own, (part, answers) in zip(named, sets.items(), strict=True):
             scores[part]["validation_exemplar"] = mapped_error(*answers, named[0])
             scores[part]["exemplar"] = mapped_error(*answers, own)

@@ -247,12 +247,12 @@ class Run:
             self.method.finish(data.train)
             sets = data.x_validation, data.x_test
             validation, test = (self.predictions(x) for x in sets)
-            posteriors = [self.posterior(x) for x in sets] if hasattr(self.method, "posterior") else []
+            odds = [self.log_odds(x) for x in sets] if hasattr(self.method, "log_odds") else []
             if hasattr(self.method, "sample") and data.spec.images:
                 self.drawn.append(self._draw(n_clusters))
         self.method.train()
         scores = metrics.evaluate(
-            self.trial.task, validation, data.y_validation, test, data.y_test, n_clusters, n_classes, posteriors
+            self.trial.task, validation, data.y_validation, test, data.y_test, n_clusters, n_classes, odds
         )
         since = self.curve[-1]["step"] if self.curve else 0
         inside = {"instruments": self._instruments()} if self.step else {}
@@ -278,9 +278,9 @@ class Run:
         chunks = [self.method.predictions(part) for part in self._parts(x)]
         return {name: torch.cat([chunk[name] for chunk in chunks]).cpu() for name in chunks[0]}
 
-    def posterior(self, x: Tensor) -> Tensor:
-        """Probabilities of all clusters for stored examples, float32 [N, K], on the CPU."""
-        return torch.cat([self.method.posterior(part) for part in self._parts(x)]).cpu()  # type: ignore[operator]
+    def log_odds(self, x: Tensor) -> Tensor:
+        """The log odds of all clusters for stored examples, float64 [N, K], on the CPU."""
+        return torch.cat([self.method.log_odds(part) for part in self._parts(x)]).cpu()  # type: ignore[operator]
 
     def _parts(self, x: Tensor) -> Iterator[Tensor]:
         """Stored examples as the method sees them, as many at once as memory allows."""

@@ -206,21 +206,21 @@ def test_answers_are_ids_that_depend_on_the_example_alone(path: str) -> None:
 
 
 @every_method
-def test_the_posterior_is_that_of_the_answer(path: str) -> None:
+def test_the_log_odds_are_those_of_the_answer(path: str) -> None:
     case = Case(path)
     case.train_for(3)
     x = case.train.take(torch.arange(60))
     y = case.answers(x)
-    if hasattr(case.method, "posterior"):
+    if hasattr(case.method, "log_odds"):
         with case.scoring() as method:
-            table = method.posterior(x)  # type: ignore[operator]
-        assert table.shape == (60, method.config.components) and bool((table >= 0).all())
-        assert torch.allclose(table.sum(1), torch.ones(60))
+            table = method.log_odds(x)  # type: ignore[operator]
+        assert table.shape == (60, method.config.components) and table.dtype == torch.float64
+        assert torch.allclose(table.sigmoid().sum(1), torch.ones(60, dtype=torch.float64), atol=1e-5)
         assert torch.equal(table.argmax(1), y)
 
 
-def test_the_methods_whose_papers_name_clusters_by_confident_examples_tell_their_posteriors() -> None:
-    assert {path for path in METHODS if hasattr(method_class(path), "posterior")} == {
+def test_the_methods_whose_papers_name_clusters_by_confident_examples_tell_their_log_odds() -> None:
+    assert {path for path in METHODS if hasattr(method_class(path), "log_odds")} == {
         "baselines.aae:AAE",
         "baselines.gmvae:GMVAE",
     }

@@ -1,4 +1,4 @@
-"""Losses on K + 1 classes against the softmax over all of them, and feature matching against a loop."""
+"""Losses on K + 1 classes against the softmax over all of them, feature matching against a loop, log odds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.feature_matching import feature_matching
-from baselines.losses import real_logit, unlabelled_loss
+from baselines.losses import log_odds, real_logit, unlabelled_loss
 from models.noise import Noise
 
 
@@ -87,3 +87,19 @@ def test_feature_matching_is_that_of_a_loop() -> None:
     (slope,) = torch.autograd.grad(feature_matching(real, generated.requires_grad_()), generated)
     sign = (generated.detach().mean(0) - real.mean(0)).sign()
     torch.testing.assert_close(slope, (sign / 21).expand(7, 3))
+
+
+def test_log_odds_are_those_of_the_softmax() -> None:
+    logits = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = logits.softmax(1)
+    torch.testing.assert_close(log_odds(logits), (p / (1 - p)).log())
+    torch.testing.assert_close(log_odds(logits + 7), log_odds(logits))
+    assert log_odds(torch.zeros(1, 1)).item() == torch.inf  # the only class
+
+
+def test_log_odds_tell_apart_what_a_softmax_rounds_to_one() -> None:
+    logits = torch.tensor([[40.0, 0.0, 0.0], [60.0, 0.0, 0.0], [200.0, 0.0, 199.0]])
+    assert logits.softmax(1)[:2, 0].tolist() == [1.0, 1.0]
+    assert log_odds(logits)[:, 0].tolist() == pytest.approx([40 - math.log(2), 60 - math.log(2), 1.0])
+    normalised = logits.log_softmax(1)  # which rounds the largest to 0
+    torch.testing.assert_close(log_odds(normalised), log_odds(logits), rtol=0, atol=1e-4)

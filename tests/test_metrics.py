@@ -115,10 +115,10 @@ def test_every_set_has_the_same_keys() -> None:
 def test_the_most_confident_example_names_a_cluster() -> None:
     # cluster 0 is likeliest for the second example, 1 for the last; 2 for none, but most for the first
     probabilities = [[0.5, 0.1, 0.4], [0.9, 0.1, 0.0], [0.4, 0.5, 0.1], [0.1, 0.6, 0.3]]
-    assert exemplar_mapping(torch.tensor(probabilities), [7, 3, 3, 5]) == {0: 3, 1: 5, 2: 7}
+    assert exemplar_mapping(torch.tensor(probabilities).logit(), [7, 3, 3, 5]) == {0: 3, 1: 5, 2: 7}
     assert exemplar_mapping([[1.0, 0.0], [1.0, 0.0]], [4, 2]) == {0: 4, 1: 4}  # the first wins a tie
     for table, true in (([[1.0, 0.0]], [4, 2]), ([0.5, 0.5], [4, 2]), (np.empty((0, 2)), [])):
-        with pytest.raises(ValueError, match=r"expected (a row of probabilities|one row of integers)"):
+        with pytest.raises(ValueError, match=r"expected (a row of log odds|one row of integers)"):
             exemplar_mapping(table, true)
 
 

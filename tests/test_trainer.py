@@ -238,8 +238,8 @@ def test_clusters_are_also_named_by_their_most_confident_examples_if_the_method_
     make_trial: Callable[..., Trial], toy: ModuleType
 ) -> None:
     class Sure(toy.Toy):  # type: ignore[misc, name-defined]
-        def posterior(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.softmax(self.map(x.flatten(1)), 1)
+        def log_odds(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(self.map(x.flatten(1)), 1).double().logit()
 
     vars(toy).update(Sure=Sure)
     run = _finished(make_trial(method="models.toy_for_tests:Sure"))
