@@ -33,7 +33,7 @@ TINY = 1e-30  # a slope of D's loss below which the ratio of the players' slopes
 
 @dataclass(frozen=True)
 class AMMConfig:
-    """Knobs of AMM; where the paper is silent the default follows ALI (Dumoulin et al., 2016), whose game this extends."""
+    """Knobs of AMM; where the paper is silent the default follows ALI (Dumoulin et al., 2016) unless said otherwise."""
 
     nets: Literal["mnist", "svhn", "digits", "plane", "mnist14"] = "mnist"  # layer tables: models/<nets>.py
     components: int = 10  # K (section 4.2)
@@ -45,10 +45,12 @@ class AMMConfig:
     penalty: Literal["gradient", "roth", "none"] = "gradient"  # Eq. 18; Roth et al. (2017), whose γ is the weight
     penalty_weight: float = 10.0  # λ for MNIST (section 4.1)
     penalty_dropout: bool = True  # D keeps its dropout while the penalty is taken; not said in the paper
-    penalty_between: Literal["sides", "origins"] = "sides"  # q's and p's tuples, which D compares; section 4.1's words
+    penalty_between: Literal["sides", "origins"] = (
+        "sides"  # q's and p's tuples, which D compares; origins: section 4.1's words
+    )
     penalty_norm: Literal["joint", "each"] = "joint"  # section 4.1: one norm of the gradient in x, y and z; or one each
     penalty_y: float = 1.0  # length of y in that norm: at 5, D may be five times as steep in y; ours
-    penalty_on: Literal["logit", "probability"] = "logit"  # what D is in Eq. 18; not said in the paper
+    penalty_on: Literal["logit", "probability"] = "logit"  # D in Eq. 18; Gulrajani et al. have the logit
     schedule: Literal["simultaneous", "alternating"] = "simultaneous"  # Algorithm 1: all losses before any update; ALI
     d_steps: int = 1  # updates of D per update of the generators, alternating only; Algorithm 1 has one
     saturating: bool = False  # generators minimise Eq. 13 itself instead of Algorithm 2's losses
