@@ -45,9 +45,7 @@ class AMMConfig:
     penalty: Literal["gradient", "roth", "none"] = "gradient"  # Eq. 18; Roth et al. (2017), whose γ is the weight
     penalty_weight: float = 10.0  # λ for MNIST (section 4.1)
     penalty_dropout: bool = True  # D keeps its dropout while the penalty is taken; not said in the paper
-    penalty_between: Literal["sides", "origins"] = (
-        "sides"  # q's and p's tuples, which D compares; origins: section 4.1's words
-    )
+    penalty_between: Literal["sides", "origins"] = "sides"  # q's and p's tuples, which D compares; origins: section 4.1
     penalty_norm: Literal["joint", "each"] = "joint"  # section 4.1: one norm of the gradient in x, y and z; or one each
     penalty_y: float = 1.0  # length of y in that norm: at 5, D may be five times as steep in y; ours
     penalty_on: Literal["logit", "probability"] = "logit"  # D in Eq. 18; Gulrajani et al. have the logit
