@@ -1,4 +1,9 @@
-"""The one exception that a user's mistake becomes."""
+"""The one exception that a user's mistake becomes, and any other in one line."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -7,3 +12,12 @@ class UserError(Exception):
 
 class Diverged(Exception):
     """A loss or a weight stopped being a finite number."""
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line: its kind, its text, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    if isinstance(error, SyntaxError):  # which was raised by the compiler, and says itself where it is
+        where = ""
+    return " ".join(f"{type(error).__name__}: {error}{where}".split())

@@ -41,9 +41,12 @@ def ended(stem: Path, ending: str) -> Path:
 
 
 def write_output(path: Path, content: str | bytes) -> None:
-    """`write_atomic` for a file that the user named; UserError if it cannot be written."""
+    """`write_atomic` for a file that the user named, at the end of its links; UserError if it cannot be written."""
     try:
-        write_atomic(path, content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+        if path.exists() and not path.is_file():  # a device, which a move onto it would replace
+            raise UserError(f"cannot write {path} (not a regular file); choose another file")
+        whole = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+        write_atomic(Path(os.path.realpath(path)), whole)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); choose another file") from None
 

@@ -14,7 +14,7 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import UserError
+from bench.errors import UserError, told
 from bench.seeds import distinct
 from bench.suite import Override, Row, Suite, Trial
 from bench.yaml_strict import build, unknown
@@ -160,6 +160,8 @@ def _module(name: str, where: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
+    except (Exception, SystemExit) as error:  # whatever the file does
+        raise UserError(f"{where}: {name} cannot be imported: {told(error)}") from None
     if not f"{name}.".startswith(f"{missing}."):
         raise UserError(f"{where}: {name} needs the module {missing!r}, which is not installed")
     root = importlib.import_module(name.partition(".")[0])
@@ -173,8 +175,13 @@ def _resolve(cls: type[Any], config: Mapping[str, Any], where: str) -> dict[str,
 
     It is built twice so that a default written as 1 and a value given as 1.0 make the same trial.
     """
-    once = _plain(build(cls, config, where), where)
-    return _plain(build(cls, once, where), where)
+    try:
+        once = _plain(build(cls, config, where), where)
+        return _plain(build(cls, once, where), where)
+    except UserError:
+        raise
+    except Exception as error:  # of a wrong annotation, or of the Config's own code
+        raise UserError(f"{where}: {cls.__module__}.{cls.__name__} cannot be made: {told(error)}") from None
 
 
 @cache

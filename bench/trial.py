@@ -26,7 +26,7 @@ import torch
 
 from bench import checkpoint, curves, provenance, record
 from bench.engine import Mode
-from bench.errors import Diverged, UserError
+from bench.errors import Diverged, UserError, told
 from bench.files import sweep
 from bench.lock import Lock, Lost, acquire
 from bench.pool import BUSY, DONE, FAILED, UNFINISHED, USER_ERROR, Going, Pool
@@ -254,9 +254,7 @@ def attempt(job: Job, stop: Stop, pool: Pool) -> Going:
             raise
         with log.open("a") as file:
             traceback.print_exc(file=file)
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = " ".join(f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})".split())
-        say(trial=job.number, failed=reason)
+        say(trial=job.number, failed=told(error))
         return FAILED
 
 

@@ -100,3 +100,21 @@ def test_endings_are_added_to_a_name_with_a_point_in_it(tmp_path: Path) -> None:
     for ending in files.ENDINGS:
         with pytest.raises(UserError, match=f"give the name without {ending}$"):
             files.require_stem(tmp_path / f"page{ending}")
+
+
+def test_an_output_never_takes_the_place_of_a_device(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=r"cannot write .*pipe \(not a regular file\); choose another file"):
+        write_output(pipe, "text")
+    assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+def test_an_output_goes_where_its_link_leads(tmp_path: Path) -> None:
+    there = tmp_path / "folder" / "table.md"
+    there.parent.mkdir()
+    link = tmp_path / "link.md"
+    link.symlink_to(there)
+    for text in ("one", "two"):
+        write_output(link, text)
+        assert link.is_symlink() and there.read_text() == text

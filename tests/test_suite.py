@@ -414,6 +414,48 @@ def test_a_method_whose_own_import_is_missing_says_so(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        ("from models.method import Methd", "ImportError: cannot import name 'Methd' from 'models.method'"),
+        ("1 / 0", r"ZeroDivisionError: division by zero \(mine.py:1\)"),
+        ("class Mine(:", r"SyntaxError: invalid syntax \(mine.py, line 1\)"),
+        ("raise SystemExit('no')", "SystemExit: no"),
+    ],
+)
+def test_a_method_file_that_cannot_be_imported_is_one_line(
+    source: str, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import baselines
+
+    (tmp_path / "mine.py").write_text(source)
+    monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path)])
+    with pytest.raises(UserError, match=f"row one: baselines.mine cannot be imported: {part}") as caught:
+        method_class("baselines.mine:Mine", "row one")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_config_that_cannot_be_made_is_one_line(write: Callable[..., Path]) -> None:
+    @dataclass(frozen=True)
+    class Wrong(ToyConfig):
+        lr: "Nope" = 1  # type: ignore[name-defined] # noqa: F821, UP037
+
+    @dataclass(frozen=True)
+    class Divides(ToyConfig):
+        def __post_init__(self) -> None:
+            raise ZeroDivisionError("of the Config's own")
+
+    for config, part in (
+        (Wrong, "NameError: name 'Nope' is not defined"),
+        (Divides, "ZeroDivisionError: of the Config's own"),
+    ):
+        toy = sys.modules["models.toy_for_tests"]
+        vars(toy)["Broken"] = type("Broken", (toy.Toy,), {"Config": config})
+        path = write("models.toy_for_tests:Toy\n    config: {lr: 1e-4, widths: [3, 4]}", "models.toy_for_tests:Broken")
+        with pytest.raises(UserError, match=f":19: row one: .* cannot be made: {part}"):
+            trials(load_suite(path), "quick")
+
+
+@pytest.mark.parametrize(
     ("choice", "part"),
     [
         ({"budget": "papr"}, "unknown budget 'papr'; did you mean 'paper'?"),
