@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from bench import official
-from bench.errors import UserError
+from bench.errors import UserError, told
 from bench.official import Stored
 
 
@@ -55,14 +56,50 @@ def read(name: str, root: Path | None, extra: bool) -> Stored:
     """The dataset `name` on the CPU, with its further examples if `extra`.
 
     `root` is the folder of downloaded datasets; default the environment's AMM_DATA_ROOT, else ./data. UserError: files that
-    are damaged or can be neither found nor fetched.
+    are damaged or can be neither found nor fetched, or a reader that gives other than the Source says.
     """
     folder = Path(root or os.environ.get("AMM_DATA_ROOT") or "data")
     try:
         folder = folder.expanduser().absolute()
     except RuntimeError as error:
         raise UserError(f"data root {folder}: {error}; write it without ~") from None
-    return _READERS[name](folder, extra)
+    if name not in _READERS:
+        raise UserError(f"data {name}: there is no reader; add one to _READERS in bench/sources.py")
+    try:
+        stored = _READERS[name](folder, extra)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"data {name}: its reader failed: {told(error)}") from None
+    for wrong in _wrong(SOURCES[name], stored):
+        raise UserError(f"data {name}: its reader gave {wrong}; mend it or the Source, in bench/sources.py")
+    return stored
+
+
+def _wrong(source: Source, stored: Any) -> Iterator[str]:
+    """Where a reader does not keep what `source` promises; of a declared variant the counts may be its own."""
+    if not isinstance(stored, Stored):
+        yield f"a {type(stored).__name__}, not a Stored"
+        return
+    sets = [
+        ("x", stored.x, "y", stored.y, source.n_train),
+        ("x_test", stored.x_test, "y_test", stored.y_test, source.n_test),
+    ]
+    for images, x, classes, y, n in sets:
+        yield from _not_examples(source, images, x, None if stored.variant else n)
+        if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != (len(x),):
+            yield f"{classes} that are not {len(x)} classes in int64"
+        elif not stored.variant and y.unique().tolist() != list(range(source.n_classes)):
+            yield f"{classes} with the classes {y.unique().tolist()}, not 0 to {source.n_classes - 1}"
+    if stored.x_extra is not None:
+        yield from _not_examples(source, "x_extra", stored.x_extra, None if stored.variant else source.n_extra)
+
+
+def _not_examples(source: Source, name: str, x: Any, n: int | None) -> Iterator[str]:
+    if not isinstance(x, Tensor) or x.dtype not in (torch.uint8, torch.float32):
+        yield f"{name} that is not a tensor of uint8 or float32"
+    elif x.shape[1:] != source.shape or n not in (None, len(x)):
+        yield f"{name} of shape {list(x.shape)}, not {['N' if n is None else n, *source.shape]}"
 
 
 def _mnist14(root: Path, extra: bool) -> Stored:

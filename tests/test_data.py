@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from bench.official import Stored
 from bench.sources import SOURCES
 from models.noise import Noise
 
-SMALL = ["digits", "plane", "synthetic"]
+SMALL = [name for name in SOURCES if name not in ("mnist", "mnist14", "svhn")]  # which need no files
 FIXED = ["ali", "train", "extra"]
 N, HELD_OUT = 150, 50  # of the house numbers below
 
@@ -41,11 +42,53 @@ def _stripe(x: Tensor) -> Tensor:
 def test_mnist14_is_the_mean_of_four_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.arange(2 * 784).view(2, 1, 28, 28).remainder(256).to(torch.uint8)
     y = torch.tensor([3, 4])
-    monkeypatch.setattr(official, "mnist", lambda root, extra: Stored(x, y, x.flip(0), y))
+    monkeypatch.setattr(official, "mnist", lambda root, extra: Stored(x, y, x.flip(0), y, variant={"name": "made up"}))
     got = sources.read("mnist14", None, False)
     by_hand = x.double().view(2, 1, 14, 2, 14, 2).mean((3, 5)).round().to(torch.uint8)
     assert got.x.dtype == torch.uint8 and torch.equal(got.x, by_hand) and torch.equal(got.x_test, by_hand.flip(0))
     assert torch.equal(got.y, y) and SOURCES["mnist14"].shape == tuple(got.x.shape[1:])
+
+
+X, Y = torch.zeros(300, 1, 8, 8, dtype=torch.uint8), torch.arange(300) % 3
+GOOD = Stored(X, Y, X[:90], Y[:90])
+
+
+@pytest.mark.parametrize(
+    ("stored", "part"),
+    [
+        (None, "a NoneType, not a Stored"),
+        (replace(GOOD, x=X.numpy()), "x that is not a tensor of uint8 or float32"),
+        (replace(GOOD, x_test=X[:90].double()), "x_test that is not a tensor of uint8 or float32"),
+        (replace(GOOD, x=X[:150], y=Y[:150]), r"x of shape \[150, 1, 8, 8\], not \[300, 1, 8, 8\]"),
+        (replace(GOOD, x=X.view(300, 64)), r"x of shape \[300, 64\], not \[300, 1, 8, 8\]"),
+        (replace(GOOD, y=Y[:299]), "y that are not 300 classes in int64"),
+        (replace(GOOD, y_test=Y[:90].int()), "y_test that are not 90 classes in int64"),
+        (replace(GOOD, y=0 * Y), r"y with the classes \[0\], not 0 to 2"),
+        (replace(GOOD, y=Y + 1), r"y with the classes \[1, 2, 3\], not 0 to 2"),
+        (replace(GOOD, x_extra=X), r"x_extra of shape \[300, 1, 8, 8\], not \[0, 1, 8, 8\]"),
+    ],
+)
+def test_a_reader_that_gives_other_than_its_source_says(
+    stored: Any, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sources._READERS, "synthetic", lambda root, extra: GOOD)
+    assert sources.read("synthetic", None, False) is GOOD
+    monkeypatch.setitem(sources._READERS, "synthetic", lambda root, extra: stored)
+    with pytest.raises(UserError, match=f"^data synthetic: its reader gave {part}; mend it or the Source"):
+        sources.read("synthetic", None, False)
+
+
+def test_a_reader_that_fails_or_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sources._READERS, "synthetic", lambda root, extra: (root / "absent/file").read_bytes())
+    with pytest.raises(UserError, match=r"data synthetic: its reader failed: FileNotFoundError: .*absent/file"):
+        sources.read("synthetic", None, False)
+    monkeypatch.delitem(sources._READERS, "synthetic")
+    with pytest.raises(UserError, match="data synthetic: there is no reader; add one to _READERS"):
+        sources.read("synthetic", None, False)
+
+
+def test_every_source_has_a_reader() -> None:
+    assert set(sources._READERS) == set(SOURCES)
 
 
 @pytest.mark.parametrize("name", SMALL)

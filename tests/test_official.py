@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from http.client import BadStatusLine, IncompleteRead
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def fake(monkeypatch: Patch) -> Files:
         contents |= {f"{part}-images-idx3-ubyte": _idx(n, 28, 28), f"{part}-labels-idx1-ubyte": _idx(n)}
     known = {name: (len(contents[name]), hashlib.sha256(contents[name]).hexdigest()) for name in official.MNIST_FILES}
     monkeypatch.setattr(official, "MNIST_FILES", known)
+    monkeypatch.setitem(sources.SOURCES, "mnist", replace(sources.SOURCES["mnist"], n_train=40, n_test=10))
     return contents
 
 
@@ -203,6 +205,8 @@ def bodies(monkeypatch: Patch) -> Files:
     md5 = {split: hashlib.md5(content, usedforsecurity=False).hexdigest() for split, content in contents.items()}
     monkeypatch.setattr(official, "SVHN_FILES", {split: (NAMES[split], md5[split], SIZES[split]) for split in SIZES})
     monkeypatch.setattr(official, "SVHN_COUNTS", COUNTS)
+    counts = {"n_train": SIZES["train"], "n_test": SIZES["test"], "n_extra": SIZES["extra"]}
+    monkeypatch.setitem(sources.SOURCES, "svhn", replace(sources.SOURCES["svhn"], **counts))
     return contents
 
 
