@@ -21,13 +21,14 @@ import numpy as np
 from bench.data import load_for
 from bench.errors import UserError
 from bench.files import given_path, write_output
-from bench.lines import ABSENT, line, results
+from bench.lines import ABSENT, line
 from bench.pictures import COLOURS, Picture, Pictures, new_figure
 from bench.plan import trials
 from bench.record import record_path
 from bench.run import UNFINISHED
 from bench.statistics import Record, lookup
 from bench.suite import Suite, load_suite
+from bench.table import shown
 from bench.trained import load
 from models.noise import Noise
 
@@ -117,6 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--runs", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
     )
     parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     parser.add_argument("--data-root", type=given_path, help="folder of datasets (default: AMM_DATA_ROOT, else data)")
     parser.add_argument("--out", type=given_path, default=Path("results/figures"), help="default: %(default)s")
     options = parser.parse_args(argv)
@@ -130,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _make(options: argparse.Namespace) -> int:
     suite = load_suite(options.suite)
     trials(suite, options.budget)  # refuses an unknown budget
-    records = results(suite, options.budget, (options.runs, options.reference))
+    records = shown(suite, options.budget, options.runs, options.reference, options.allow_mixed)
     folder = options.out / suite.suite
     if options.row is None:
         if not records:

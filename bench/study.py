@@ -12,7 +12,7 @@ import argparse
 import io
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from tabulate import tabulate
 
 from bench.errors import UserError
 from bench.files import ended, given_path, require_stem, write_output
-from bench.lines import ABSENT, results
+from bench.lines import ABSENT
+from bench.plan import trials
 from bench.statistics import Record, lookup, summarise, welch
 from bench.suite import Row, Suite, load_suite
+from bench.table import shown
 
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 READINGS = ("overlap", "slope", "entropy_y", "information_y", "noise_y", "means_apart", "reconstruction")
@@ -30,11 +32,10 @@ EXCHANGES = ("swap_y", "swap_z", "redraw_y", "redraw_z")  # readings that older 
 COLUMNS = ("live", *READINGS)  # of the sheet, beside the score
 
 
-def records_of(suite: Suite, roots: Iterable[Path], budget: str) -> dict[str, list[Record]]:
-    """The final records of each row that has any, in the suite's order; of two for one trial the first root's."""
-    found = results(suite, budget, roots)
-    by_row = {row.row: [record for record in found if record["trial"]["row"] == row.row] for row in suite.rows}
-    return {row: records for row, records in by_row.items() if records}
+def by_row(suite: Suite, found: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of each row that has any, in the suite's order."""
+    rows = {row.row: [record for record in found if record["trial"]["row"] == row.row] for row in suite.rows}
+    return {row: records for row, records in rows.items() if records}
 
 
 def curve(record: Record, metric: str) -> list[float | None]:
@@ -166,14 +167,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--runs", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
     )
     parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     parser.add_argument("--out", type=given_path, required=True, help="the two files to write, without .md and .png")
     options = parser.parse_args(argv)
     try:
         require_stem(options.out)
         suite = load_suite(options.suite)
-        found = records_of(suite, (options.reference, options.runs), options.budget)
+        trials(suite, options.budget)  # refuses an unknown budget
+        found = by_row(suite, shown(suite, options.budget, options.runs, options.reference, options.allow_mixed))
         if not found:
-            where = f"{options.reference} or {options.runs}"
+            where = f"{options.runs} or {options.reference}"
             raise UserError(f"no finished trial of suite {suite.suite} below {where}; run it first with bench.run")
         picture, sheet = io.BytesIO(), ended(options.out, ".png")
         draw(suite, found, picture)

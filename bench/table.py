@@ -18,7 +18,7 @@ from pathlib import Path
 from bench.errors import UserError
 from bench.files import given_path, write_output
 from bench.formats import Parts, comma_separated, encodable, github, latex, markdown
-from bench.lines import ABSENT, Line, label, line, printed, scores, stored
+from bench.lines import ABSENT, Line, label, line, printed, results, scores, stored
 from bench.plan import trials
 from bench.statistics import Record
 from bench.suite import Suite, load_suite
@@ -189,6 +189,18 @@ def collected(
         records, said = stored(reference, suite, name, any_seed=True)
         shipped, remarks = shipped + records, remarks + [f"Reference: {text}" for text in said]
     return shipped, yours, remarks
+
+
+def shown(suite: Suite, budget: str, runs: Path, reference: Path, allow_mixed: bool = False) -> list[Record]:
+    """The final records to draw, of any seeds: of each row yours, or the reference's where you have none.
+
+    Raises UserError for a row of yours that mixes code or data, unless that is allowed.
+    """
+    yours = results(suite, budget, [runs])
+    if not allow_mixed:
+        refuse_mixed(yours)
+    mine = {record["trial"]["row"] for record in yours}
+    return yours + [one for one in results(suite, budget, [reference]) if one["trial"]["row"] not in mine]
 
 
 def refuse_mixed(yours: Sequence[Record]) -> None:

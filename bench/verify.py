@@ -18,7 +18,7 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 
-from bench import audit, campaign, speed, study, table
+from bench import audit, campaign, lines, speed, study, table
 from bench.errors import UserError
 from bench.files import given_path, write_output
 from bench.record import read
@@ -71,7 +71,7 @@ def _speed(samples: Path) -> str:
 
 def _study(page: Path, results: Path) -> str:
     suite = load_suite(page.stem)
-    found = study.records_of(suite, (results / "reference",), "paper")
+    found = study.by_row(suite, lines.results(suite, "paper", [results / "reference"]))
     return study.render(suite, found, page.with_suffix(".png").name)
 
 

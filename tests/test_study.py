@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from bench import record, study
+from bench import record, study, table
+from bench.lines import results
 from bench.plan import trials
+from bench.statistics import Record
 from bench.suite import Suite, load_suite
 
 SUITE = """
@@ -62,7 +64,7 @@ def _store(root: Path, suite: Suite, fails: Callable[[str, int], bool] = lambda 
 
 def test_the_table_shows_quarters_differences_and_readings(tmp_path: Path, suite: Suite) -> None:
     _store(tmp_path / "runs", suite, lambda row, seed: row == "other" and seed == 2)
-    found = study.records_of(suite, [tmp_path / "none", tmp_path / "runs"], "paper")
+    found = _found(suite, tmp_path / "runs")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in study.table(suite, found).splitlines()]
     assert lines[0][:7] == ["setting", "n", "at 25%", "at 50%", "at 75%", "at 100%", "against the base"]
     assert lines[2][:7] == ["base", "3", "41.0 ± 1.0", "31.0 ± 1.0", "21.0 ± 1.0", "11.0 ± 1.0", "–"]
@@ -72,21 +74,31 @@ def test_the_table_shows_quarters_differences_and_readings(tmp_path: Path, suite
     path = record.record_path(tmp_path / "runs", trials(suite, "paper")[0])
     path.unlink()  # a result is never overwritten
     record.write(path, found["base"][0] | {"status": "diverged", "result": None})
-    again = study.table(suite, study.records_of(suite, [tmp_path / "runs"], "paper"))
+    again = study.table(suite, _found(suite, tmp_path / "runs"))
     assert "2, 1 diverged" in again.splitlines()[2] and "+19.0 (p " in again
     assert lines[2][7:10] == ["5.0 ± 0.0", "3.0 ± 0.0", "0.300 ± 0.000"]
     # readings that newer records alone have
     assert (lines[0][-1], lines[2][-1], lines[3][-1]) == ("redraw_y", "–", "0.250 ± 0.000")
 
 
-def test_the_first_root_wins_and_other_statuses_are_left_out(tmp_path: Path, suite: Suite) -> None:
+def test_of_each_row_yours_are_shown_or_else_the_reference(tmp_path: Path, suite: Suite) -> None:
     _store(tmp_path / "a", suite, lambda row, seed: True)
     _store(tmp_path / "b", suite)
-    found = study.records_of(suite, [tmp_path / "a", tmp_path / "b"], "paper")
-    assert {r["status"] for records in found.values() for r in records} == {"diverged"}
+    for path in (tmp_path / "a" / "study_toy" / "paper").glob("other/*"):
+        path.unlink()
+    (tmp_path / "a" / "study_toy" / "paper" / "base" / "seed02.json").unlink()
+    found = study.by_row(suite, table.shown(suite, "paper", tmp_path / "a", tmp_path / "b"))
+    assert {row: [r["status"] for r in records] for row, records in found.items()} == {
+        "base": ["diverged"] * 2,
+        "other": ["done"] * 3,
+    }
     trial = trials(suite, "paper")[0]
     record.write(record.record_path(tmp_path / "c", trial), record.new_record(trial, "interrupted"))
-    assert study.records_of(suite, [tmp_path / "c"], "paper") == {}
+    assert _found(suite, tmp_path / "c") == {}  # no result
+
+
+def _found(suite: Suite, root: Path) -> dict[str, list[Record]]:
+    return study.by_row(suite, results(suite, "paper", [root]))
 
 
 def test_a_page_and_a_picture_are_written(
@@ -144,7 +156,7 @@ def test_panels_show_every_seed_and_both_means(tmp_path: Path, suite: Suite, mon
         lambda self, x, y, **style: drawn.append((style["color"], list(y))) or plot(self, x, y, **style),
     )
     _store(tmp_path, suite)
-    study.draw(suite, study.records_of(suite, [tmp_path], "paper"), io.BytesIO())
+    study.draw(suite, _found(suite, tmp_path), io.BytesIO())
     scores = [line for line in drawn if line[1][0] >= 40]
     assert scores.count(("0.5", [41.0, 31.0, 21.0, 11.0])) == 2  # the base's mean, in both lines of panels
     assert scores.count(("#0072b2", [41.0, 41.0, 31.0, 31.0])) == 2  # other's mean, and its seed 1, which equals it

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import report, reproduce, run, table
+from bench import figures, report, reproduce, run, study, table
 from bench.plan import trials
 from bench.record import new_record, read, record_path, write
 from bench.suite import load_suite
@@ -147,7 +147,7 @@ def test_mixed_results_are_refused_by_every_command_that_makes_tables(
     suite.write_text(suite.read_text().replace("  quick: {", "  paper: {steps: 30, comparable: true}\n  quick: {"))
     for trial in trials(load_suite(suite), "paper", seeds=range(3)):
         score = {"step": 0, "test": {"majority": 3.0 + trial.seed}}
-        result = {"last": score, "weights_sha256": f"{trial.seed}"}
+        result = {"last": score, "curve": [score], "weights_sha256": f"{trial.seed}"}
         git = {"sha": "a" * 40, "sources": ("ab" if trial.seed else "cd") * 32, "dirty": True}
         one = new_record(trial, "done", None, result, {"digest": "d"}, {"git": git})
         write(record_path(tmp_path / "out", trial), one)
@@ -159,6 +159,8 @@ def test_mixed_results_are_refused_by_every_command_that_makes_tables(
         table.main: [*where, "--out", str(page / "table.md")],
         report.main: [*where, "--out", str(page / "r")],
         reproduce.main: ["table1", "--yes", "--out", out, "--results", str(page)],
+        figures.main: [*where, "--out", str(page / "figures")],
+        study.main: [*where, "--out", str(page / "s")],
     }
     for main, options in made.items():
         assert main(options) == 2
@@ -167,6 +169,7 @@ def test_mixed_results_are_refused_by_every_command_that_makes_tables(
         assert "--allow-mixed" in said and not page.exists()
     for main, options in made.items():
         assert main([*options, "--allow-mixed"]) in (0, 3)
+    assert (page / "figures/small/comparison.png").is_file() and (page / "s.png").is_file()
     for name in ("table.md", "table1.md", "table1.tex", "table1.csv", "r.md", "r.html"):
         assert "aaaaaaaaaaaa with sources abababababab" in (page / name).read_text(), name
 
