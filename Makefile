@@ -67,7 +67,7 @@ figures: $(READY) ## pictures of every suite's rows beside the published values,
 		$(BIN)/python -m bench.figures --suite $$suite || [ $$? = 3 ] || exit; done # 3: it has no result yet
 
 study: $(READY) ## the studies' tables and curves from their records, docs/ablation_*.md, docs/checks_*.md and .png
-	for suite in ablation_plane ablation_digits ablation_mnist14 checks_mnist14; do $(BIN)/python -m bench.study --suite $$suite --runs results/reference --out docs/$$suite || exit; done
+	for suite in ablation_plane ablation_digits ablation_mnist14 checks_mnist14; do $(BIN)/python -m bench.study --suite $$suite --out docs/$$suite || exit; done
 
 report: $(READY) ## one page with all tables, pictures and sources: results/report.html and .md
 	$(BIN)/python -m bench.report

@@ -21,7 +21,7 @@ import numpy as np
 from bench.data import load_for
 from bench.errors import UserError
 from bench.files import given_path, write_output
-from bench.lines import ABSENT, line
+from bench.lines import ABSENT, Line, line
 from bench.pictures import COLOURS, Picture, Pictures, new_figure
 from bench.plan import trials
 from bench.record import record_path
@@ -47,7 +47,7 @@ def learning_curves(suite: Suite, row: str, records: Sequence[Record]) -> Pictur
     figure = new_figure(4.5, 2.8)
     axis = figure.subplots()
     for seed in curves:
-        axis.plot(*zip(*seed, strict=True), color=COLOURS[8], linewidth=0.7)
+        axis.plot(*zip(*seed, strict=True), color=COLOURS[8], linewidth=0.7, marker="o" if len(seed) == 1 else None)
     if len({tuple(step for step, _ in seed) for seed in curves}) == 1 and len(curves) > 1:
         values = np.array([[value for _, value in seed] for seed in curves])
         steps, mean, std = [step for step, _ in curves[0]], values.mean(0), values.std(0, ddof=1)
@@ -66,8 +66,8 @@ def learning_curves(suite: Suite, row: str, records: Sequence[Record]) -> Pictur
 def comparison(suite: Suite, budget: str, records: Sequence[Record]) -> Picture:
     """Every row's score at the end: each trial a dot, mean and std a bar, the published mean and std a diamond above."""
     lines = [line(suite, budget, row, records, []) for row in suite.rows]
-    shown = [found for found in lines if found.cells["reference"].summary or found.row.published]
-    figure = new_figure(6.0, 0.34 * len(shown) + 0.7)
+    shown = [found for found in lines if found.cells["reference"].text() or found.row.published]
+    figure = new_figure(6.0, 0.34 * len(shown) + 0.9)
     axis = figure.subplots()
     for place, found in enumerate(reversed(shown)):
         published, summary = found.row.published, found.cells["reference"].summary
@@ -80,14 +80,21 @@ def comparison(suite: Suite, budget: str, records: Sequence[Record]) -> Picture:
             axis.plot(values, [place - 0.18] * len(values), "|", color=COLOURS[8], markersize=5)
             style = {"color": COLOURS[5], "marker": "o", "markersize": 4, "capsize": 3, "linestyle": "none"}
             axis.errorbar(summary.mean, place - 0.18, xerr=summary.std or None, label="our trials", **style)
-    named = [f.row.label + (f", K = {f.clusters}" if f.clusters != ABSENT else "") for f in reversed(shown)]
-    axis.set_yticks(range(len(shown)), named)
+    axis.set_yticks(range(len(shown)), [_named(suite, found) for found in reversed(shown)])
+    axis.set_ylim(-0.6, len(shown) - 0.4)
     axis.set_xlim(0)
     axis.set_xlabel(f"{suite.metric}, %")
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    axis.legend(handles.values(), handles.keys(), loc="best")
+    figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2)  # within it would pass for data
     alt = f"{suite.metric} of every row: published mean and std above, our trials, their mean and std below"
     return Picture("comparison", alt, figure)
+
+
+def _named(suite: Suite, found: Line) -> str:
+    """A row's label with what its trials without a result are, and its score where that is not the suite's."""
+    clusters = f", K = {found.clusters}" if found.clusters != ABSENT else ""
+    remarks = [found.metric if found.metric != suite.metric else "", found.cells["reference"].missing()]
+    return "\n".join([found.row.label + clusters, *filter(None, [", ".join(filter(None, remarks))])])
 
 
 def write(folder: Path, title: str, pictures: Sequence[Picture]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from bench.errors import UserError
 from bench.pictures import POINTS, Pictures
 from bench.plan import trials
 from bench.seeds import derive
-from bench.suite import Trial, load_suite
+from bench.suite import Published, Trial, load_suite
 from bench.trained import load
 from bench.trainer import Run
 from models.noise import Noise
@@ -182,6 +183,25 @@ def test_comparison_draws_published_and_ours(stored: Path, tmp_path: Path) -> No
     assert _main(stored, out=tmp_path) == 0
     words = (tmp_path / "tiny/comparison.svg").read_text()
     assert all(text in words for text in (">published<", ">our trials<", "AMM, K = 12", "k-means, K = 10"))
+
+
+def test_comparison_names_another_score_and_counts_what_has_none(stored: Path) -> None:
+    suite = load_suite(stored / "tiny.yaml")
+    amm, kmeans = suite.rows
+    other = replace(amm, published=Published(mean=5.0, source="made up", metric="test.hungarian"))
+    failed = [record.new_record(trial, "diverged") for trial in trials(suite, "paper", ["kmeans"], range(2))]
+    figure = figures.comparison(replace(suite, rows=(other, kmeans)), "paper", failed).figure
+    (axis,), (legend,) = figure.axes, figure.legends
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels == ["k-means, K = 10\n2/2 diverged", "AMM, K = 12\ntest.hungarian"]
+    assert [text.get_text() for text in legend.get_texts()] == ["published"]
+
+
+def test_a_curve_of_one_scoring_is_a_dot(stored: Path) -> None:
+    suite = load_suite(stored / "tiny.yaml")
+    one = record.read(stored / "runs/tiny/paper/kmeans/seed00.json")
+    (line,) = figures.learning_curves(suite, "kmeans", [one]).figure.axes[0].lines
+    assert len(line.get_xdata()) == 1 and line.get_marker() == "o"
 
 
 def test_curves_of_two_seeds_have_a_mean(stored: Path) -> None:
