@@ -24,6 +24,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bench import run
+from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.files import given_path
 from bench.lines import results
@@ -144,7 +145,7 @@ def _command(suite: str, row: str, seeds: Sequence[int]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes are those of `bench.run`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m bench.campaign",
         description="Fill the paper's tables by value.",
         epilog="All other options, such as --time-budget 9m, go to bench.run.",
@@ -180,8 +181,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # while no trial was running
-        return 130
 
 
 def _refuse_unused(own: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -205,4 +204,4 @@ def _how(rest: Sequence[str], out: Path) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(closed(main))

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench import plain, process
+from bench.cli import closed
 from bench.engine import Mode, set_precision
 from bench.errors import UserError
 from bench.estimate import made_up
@@ -286,4 +287,4 @@ def contenders(row: str, device: str, threads: int) -> dict[str, Contender]:
 
 if __name__ == "__main__":  # a child's process
     _name, _row, _device, _threads, _trials = sys.argv[1:]
-    sys.exit(work(_name, _row, _device, int(_threads), int(_trials)))
+    sys.exit(closed(lambda: work(_name, _row, _device, int(_threads), int(_trials))))

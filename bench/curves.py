@@ -9,7 +9,6 @@ there is a record, that holds it.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.files import given_path, write_atomic, write_output
 from bench.record import FINAL, read
@@ -133,9 +133,7 @@ def scalars(point: Point, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 bad input, 130 stopped by a person who watched."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.curves", description="The curves of all trials, also while they run."
-    )
+    parser = Parser(prog="python -m bench.curves", description="The curves of all trials, also while they run.")
     parser.add_argument("out", type=given_path, nargs="?", help="a file of JSON lines")
     parser.add_argument(
         "--tensorboard", type=given_path, metavar="DIR", help="event files below this new folder instead"
@@ -166,10 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(closed(main))

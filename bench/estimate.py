@@ -34,18 +34,34 @@ class Estimate:
 
     def text(self) -> str:
         if not self.steps:
-            return f"{self.row}: takes no steps"
+            return f"{self.row}: learns at once, without steps: not timed, {counted(self.trials)}"
         each = f"{self.step:.3g} s a step x {self.steps:,} steps = {duration(self.step * self.steps)} a trial"
-        return f"{self.row}: {each}, {self.trials} trials {duration(self.seconds)}"
+        return f"{self.row}: {each}, {counted(self.trials)} {duration(self.seconds)}"
 
 
-def total(left: Sequence[Trial], device: str, threads: int, say: Callable[[str], None]) -> float:
-    """Seconds of all trials one after another; what is known of a row is said at once, since some take a minute to time."""
-    seconds = 0.0
+def counted(trials: int) -> str:
+    return f"{trials} trial{'s' * (trials != 1)}"
+
+
+def total(left: Sequence[Trial], device: str, threads: int, say: Callable[[str], None]) -> tuple[float, int]:
+    """Seconds of all trials that take steps, one after another, and how many take none, whose time is not known.
+
+    What is known of a row is said at once, since some take a minute to time.
+    """
+    seconds, untimed = 0.0, 0
     for found in _estimates(left, device, threads):
         say(found.text())
         seconds += found.seconds
-    return seconds
+        untimed += 0 if found.steps else found.trials
+    return seconds, untimed
+
+
+def summed(seconds: float, untimed: int) -> str:
+    """What `total` found, in words, such as "about 3 h, and 10 trials that learn at once, not timed"."""
+    at_once = f"{counted(untimed)} that learn{'s' * (untimed == 1)} at once, not timed"
+    if not seconds and untimed:
+        return at_once
+    return f"about {duration(seconds)}" + (f", and {at_once}" if untimed else "")
 
 
 def _estimates(left: Sequence[Trial], device: str, threads: int) -> Iterator[Estimate]:

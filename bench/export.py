@@ -8,13 +8,13 @@ Weights are written by the safetensors library (pip install safetensors); the fi
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.files import given_path, write_output
 from bench.record import read
@@ -62,9 +62,7 @@ def model(path: Path) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.export", description="Results and models for other programs."
-    )
+    parser = Parser(prog="python -m bench.export", description="Results and models for other programs.")
     what = parser.add_subparsers(dest="what", required=True)
     table = what.add_parser("records", help="all records as one CSV")
     table.add_argument("out", type=given_path)
@@ -84,4 +82,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(closed(main))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.cli import Parser, closed
 from bench.data import load_for
 from bench.errors import UserError
 from bench.files import given_path, write_output
@@ -114,9 +115,7 @@ def write(folder: Path, title: str, pictures: Sequence[Picture]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 bad input, 3 no trial of the suite has a result yet."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.figures", description="Pictures of a trained trial, or of a suite."
-    )
+    parser = Parser(prog="python -m bench.figures", description="Pictures of a trained trial, or of a suite.")
     parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
     parser.add_argument("--row", help="a row of the suite; without it all rows are compared")
     parser.add_argument("--seed", type=int, default=0, help="of the trained trial (default: %(default)s)")
@@ -158,4 +157,4 @@ def _make(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(closed(main))

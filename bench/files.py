@@ -15,6 +15,7 @@ from bench.errors import UserError
 
 STALE_S = 600.0  # after which nobody writes a part any more
 ENDINGS = (".md", ".json", ".png", ".html")  # of files that are written several at once, beside one name
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # that meet every other file too
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # a file system that has no hard links
 
 

@@ -6,7 +6,6 @@ median, with quartiles, of how many times as long the step then takes. The image
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench import process, provenance
+from bench.cli import Parser, closed
 from bench.contenders import trial_of
 from bench.errors import UserError
 from bench.estimate import made_up
@@ -120,7 +120,7 @@ def measure(row: str, rounds: int) -> dict[str, list[float]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 measured, 2 bad input."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gains", description="What each measure for speed is worth.")
+    parser = Parser(prog="python -m bench.gains", description="What each measure for speed is worth.")
     parser.add_argument(
         "--row", default="mnist_unsup/amm_k10", metavar="SUITE/ROW[@BATCH]", help="default: %(default)s"
     )
@@ -146,4 +146,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     if "MALLOC_TOP_PAD_" not in os.environ:  # as the process of a trial begins; here, for it replaces the whole process
         os.execve(sys.executable, [sys.executable, "-m", "bench.gains", *sys.argv[1:]], process.environment(1))
-    sys.exit(main())
+    sys.exit(closed(main))

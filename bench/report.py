@@ -8,7 +8,6 @@ below results/reference and results/runs alone, and every row names the files of
 
 from __future__ import annotations
 
-import argparse
 import base64
 import html
 import io
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import figures
+from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.files import ended, given_path, require_stem, write_output
 from bench.formats import OTHERS, Parts, github, grid
@@ -210,7 +210,7 @@ def _anchors(paths: Sequence[Path], folder: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 bad input."""
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description="Everything on one page.")
+    parser = Parser(prog="python -m bench.report", description="Everything on one page.")
     parser.add_argument(
         "--suite", action="append", help="only this one; may be given several times (default: all with records)"
     )
@@ -247,4 +247,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(closed(main))

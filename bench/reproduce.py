@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import run, table
+from bench.cli import Parser, closed
 from bench.errors import UserError
-from bench.estimate import total
+from bench.estimate import counted, summed, total
 from bench.files import given_path, write_output
 from bench.machine import device_slots, threads_each
-from bench.progress import duration
 from bench.suite import Trial, load_suite
 from bench.yaml_strict import unknown
 
@@ -29,7 +29,7 @@ ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes are those of `bench.run`; the tables are written however far the trials got, but not after bad input."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m bench.reproduce",
         description="Reproduce a table of the paper.",
         epilog="All other options, such as --budget quick, go to bench.run.",
@@ -56,8 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # while nothing was running
-        return 130
     return code
 
 
@@ -97,17 +95,18 @@ def ask(left: Sequence[Sequence[Trial]], options: argparse.Namespace) -> None:
         run.fetch(trials[0], options.data_root)
     threads = threads_each(options.threads, len(devices))
     print("No GPU. A few steps of each row, to see how long it takes here:", file=sys.stderr)
-    seconds = 0.0
+    seconds, untimed = 0.0, 0
     for trials in begun:
         suite = trials[0].suite
         say = lambda line, suite=suite: print(f"{suite}/{line}", file=sys.stderr, flush=True)
-        seconds += total(trials, devices[0], threads, say)
-    consent(seconds / len(devices), sum(len(trials) for trials in begun))
+        more, without = total(trials, devices[0], threads, say)
+        seconds, untimed = seconds + more, untimed + without
+    consent(summed(seconds / len(devices), untimed), sum(len(trials) for trials in begun))
 
 
-def consent(seconds: float, trials: int) -> None:
+def consent(length: str, trials: int) -> None:
     """Says what lies ahead and asks; UserError without a yes."""
-    print(f"{trials} trials on the CPU take about {duration(seconds)}.", file=sys.stderr)
+    print(f"{counted(trials)} on the CPU: {length}.", file=sys.stderr)
     if not sys.stdin.isatty():
         raise UserError("a long run without a GPU: add --yes to start it, or --budget quick for a short one")
     try:
@@ -144,4 +143,4 @@ def texts(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(closed(main))

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.files import given_path
 from bench.machine import device_slots, positive, threads_each
@@ -27,9 +28,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        prog="python -m bench.run", description=__doc__.partition("\n")[0] if __doc__ else ""
-    )
+    found = Parser(prog="python -m bench.run", description=__doc__.partition("\n")[0] if __doc__ else "")
     found.add_argument("command", nargs="?", default="run", choices=("run", "list", "status"))
     found.add_argument("--suite", help="name of a suite (see list), or path of its YAML file")
     found.add_argument(
@@ -95,8 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # while nothing was running yet
-        return 130
 
 
 def _refuse_unused(options: argparse.Namespace) -> None:
@@ -234,19 +231,20 @@ def unfinished(trials: Sequence[Trial], *roots: Path) -> list[Trial]:
 
 def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[str], threads: int) -> int:
     """What would run, and about how long it would take."""
-    from bench.estimate import total
-    from bench.progress import duration
+    from bench.estimate import summed, total
+    from bench.plan import method_class
 
     for trial in left:
         given = f" + {trial.batch_labelled} labelled" if trial.batch_labelled else ""
         where = f"{trial.suite}/{trial.budget}/{trial.row} seed {trial.seed}"
-        print(f"{where}: {trial.method}, {trial.steps} steps of {trial.batch}{given}")
+        steps = f"{trial.steps} steps of {trial.batch}{given}" if method_class(trial.method).iterative else "no steps"
+        print(f"{where}: {trial.method}, {steps}")
     print(f"{len(left)} of {len(trials)} trials to run", flush=True)
-    seconds = total(left, devices[0], threads, lambda line: print(line, flush=True))
+    seconds, untimed = total(left, devices[0], threads, lambda line: print(line, flush=True))
     if left:
-        wall = seconds / len(devices)
+        wall = summed(seconds / len(devices), untimed)
         less = "" if devices[0] == "cpu" else "; trials that share a GPU take less"
-        print(f"about {duration(wall)} of training on {len(devices)} x {devices[0]}, {threads} threads each{less}")
+        print(f"on {len(devices)} x {devices[0]}, {threads} threads each: {wall}{less}")
     return 0
 
 
@@ -288,4 +286,4 @@ def _writable(out: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(closed(main))

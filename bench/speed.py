@@ -22,6 +22,7 @@ import torch
 from tabulate import tabulate
 
 from bench import overhead, provenance
+from bench.cli import Parser, closed
 from bench.contenders import at_work, contenders, trial_of
 from bench.engine import require_device
 from bench.errors import UserError
@@ -140,9 +141,7 @@ def _text(spread: dict[str, Any], digits: int = 2) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        prog="python -m bench.speed", description="Time training steps against plain PyTorch."
-    )
+    found = Parser(prog="python -m bench.speed", description="Time training steps against plain PyTorch.")
     found.add_argument(
         "--rows", action="append", metavar="SUITE/ROW[@BATCH][:PRECISION]", help=f"(default: {' '.join(ROWS)})"
     )
@@ -204,4 +203,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(closed(main))

@@ -8,7 +8,6 @@ of the suite's metric; where that is of the validation split, no choice made fro
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
 import textwrap
@@ -18,6 +17,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.files import ended, given_path, require_stem, write_output
 from bench.lines import ABSENT
@@ -158,9 +158,7 @@ def _steps(record: Record) -> list[int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 bad input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.study", description="Table and curves of a suite of variants."
-    )
+    parser = Parser(prog="python -m bench.study", description="Table and curves of a suite of variants.")
     parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
     parser.add_argument("--budget", default="paper", help="default: %(default)s")
     parser.add_argument(
@@ -189,4 +187,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(closed(main))

@@ -8,13 +8,13 @@ other scores and numbered notes.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.files import given_path, write_output
 from bench.formats import Parts, comma_separated, encodable, github, latex, markdown
@@ -233,7 +233,7 @@ def incomplete(suite: Suite, budget: str, runs: Path, yours: Sequence[Record]) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.table", description="Print or write the table of a suite.")
+    parser = Parser(prog="python -m bench.table", description="Print or write the table of a suite.")
     parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
     parser.add_argument("--budget", default="paper", help="budget of your runs (default: %(default)s)")
     parser.add_argument(
@@ -266,4 +266,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(closed(main))

@@ -7,7 +7,6 @@ take turns, a step each, on a GPU each on a stream of its own (`bench.pool`).
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -27,15 +26,13 @@ import torch
 from bench import checkpoint, curves, provenance, record
 from bench.engine import Mode
 from bench.errors import Diverged, UserError, told
-from bench.files import sweep
+from bench.files import NO_SPACE, sweep
 from bench.lock import Lock, Lost, acquire
 from bench.pool import BUSY, DONE, FAILED, UNFINISHED, USER_ERROR, Going, Pool
 from bench.sources import SOURCES
 from bench.suite import Trial
 from bench.trainer import Run
 from bench.yaml_strict import build
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # that meet every other trial too
 
 
 @dataclass(frozen=True)

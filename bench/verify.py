@@ -7,7 +7,6 @@ it cannot see without training again is a record that was made up whole; `bench.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
@@ -19,6 +18,7 @@ from io import StringIO
 from pathlib import Path
 
 from bench import audit, campaign, lines, speed, study, table
+from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.files import given_path, write_output
 from bench.record import read
@@ -157,7 +157,7 @@ def report(found: Iterable[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 all is true, 1 findings, 2 bad input."""
-    parser = argparse.ArgumentParser(prog="python -m bench.verify", description=(__doc__ or "").partition(":")[0] + ".")
+    parser = Parser(prog="python -m bench.verify", description=(__doc__ or "").partition(":")[0] + ".")
     parser.add_argument("--results", type=given_path, default=Path("results"), help="default: %(default)s")
     parser.add_argument("--write", action="store_true", help="first make the tables and the list of sums anew")
     options = parser.parse_args(argv)
@@ -175,4 +175,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(closed(main))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench import campaign, record
+from bench.cli import closed
 from bench.suite import Trial
 
 
@@ -134,7 +135,7 @@ def test_ctrl_c_ends_it_as_it_ends_a_run(at: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(campaign, "ordered", lambda *_: [])
     monkeypatch.setattr(campaign.run, "execute", lambda *_: 0)
     monkeypatch.setattr(campaign, at, stopped)
-    assert campaign.main(["--merge" if at == "merge" else "--out", str(tmp_path)]) == 130
+    assert closed(lambda: campaign.main(["--merge" if at == "merge" else "--out", str(tmp_path)])) == 130
 
 
 def test_a_trial_that_shared_a_gpu_says_with_how_many() -> None:

@@ -416,8 +416,32 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(suite: Path, tmp_path: Pat
         "2 of 2 trials to run",
     ]
     assert re.fullmatch(r"aae: 0\.\d+ s a step x 30 steps = \d s a trial, 2 trials \d s", estimate)
-    assert re.match(r"about \d s of training on \d x (cpu|cuda:0), ", total)
+    assert re.match(r"on \d x (cpu|cuda:0), \d+ threads each: about \d s", total)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["small.yaml"]
+
+
+def test_a_dry_run_does_not_guess_the_time_of_what_learns_at_once(
+    suite: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    arguments = [
+        "--suite",
+        str(suite),
+        "--budget",
+        "quick",
+        "--out",
+        str(tmp_path / "out"),
+        "--dry-run",
+        "--seeds",
+        "4,7",
+    ]
+    assert main([*arguments, "--only", "kmeans"]) == 0
+    first, *_, row, total = capsys.readouterr().out.splitlines()
+    assert first == "small/quick/kmeans seed 4: baselines.kmeans:KMeans, no steps"
+    assert row == "kmeans: learns at once, without steps: not timed, 2 trials"
+    assert total.partition(": ")[2].startswith("2 trials that learn at once, not timed")
+    assert main(arguments) == 0
+    total = capsys.readouterr().out.splitlines()[-1]
+    assert re.search(r": about \d s, and 2 trials that learn at once, not timed", total)
 
 
 def test_a_dry_run_leaves_out_what_has_a_result(suite: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -1,0 +1,40 @@
+"""The frame of every command: wrong options are one line, and it ends with the exit code that a shell expects."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from bench.files import NO_SPACE
+
+INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT, 128 + SIGPIPE
+
+
+class Parser(argparse.ArgumentParser):
+    """Python's, but what is wrong is one line without the list of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help tells the options\n")
+
+
+def closed(main: Callable[[], int]) -> int:
+    """The exit code of a command: its own, or that of Ctrl-C, of a reader that left (`| head`), of a full standard output."""
+    try:
+        code = main()
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        code = UNREAD
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        print(f"error: cannot write the output ({error.strerror}); free some space", file=sys.stderr)
+        code = 2
+    # what the stream still holds is flushed once more when Python ends
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
