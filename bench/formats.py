@@ -12,6 +12,18 @@ from tabulate import tabulate
 
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
 LATEX |= {character: "\\" + character for character in "&%$#_{}"}
+SIGNS = {
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "²": "$^2$",
+    "ŷ": r"$\hat{y}$",
+    "|": "$|$",
+    "–": "--",
+}
+SIGNS |= {"α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "ε": r"$\epsilon$", "λ": r"$\lambda$", "μ": r"$\mu$"}
+SIGNS |= {"ρ": r"$\rho$", "σ": r"$\sigma$", "φ": r"$\phi$", "Σ": r"$\Sigma$"}
 OTHERS = "Other scores on the test set, at the last step unless said otherwise, mean ± std."
 
 
@@ -61,7 +73,7 @@ def _tex(text: str) -> str:
 
 def _symbols(text: str) -> str:
     """Signs that LaTeX spells otherwise, and marks as superscripts."""
-    return re.sub(r" \[([\d, ]+)\]", r"$^{\1}$", text.replace("±", r"$\pm$").replace("–", "--"))
+    return re.sub(r" \[([\d, ]+)\]", r"$^{\1}$", text.translate(str.maketrans(SIGNS)))
 
 
 def comma_separated(rows: Sequence[dict[str, object]]) -> str:

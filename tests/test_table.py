@@ -188,6 +188,16 @@ def _with_bayes(record: dict, **scores: float) -> dict:
     return record
 
 
+def test_latex_has_no_sign_that_pdflatex_does_not_know() -> None:
+    texts = [
+        path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parent.parent / "results").glob("*.tex"))
+    ]
+    made = render(replace(SUITE, notes=("q(y | x) has ŷ = 2², σ ≤ Σ",)), "paper", [], [], "latex")
+    assert r"q(y $|$ x) has $\hat{y}$ = 2$^2$, $\sigma$ $\leq$ $\Sigma$" in made
+    for text in texts:
+        assert not {sign for sign in re.sub(r"\$[^$]*\$", "", text) if sign == "|" or not sign.isascii()}
+
+
 @pytest.mark.parametrize(("task", "name"), [("clustering", "majority"), ("classification", "error")])
 @pytest.mark.parametrize("fmt", ["markdown", "latex"])
 def test_the_classifier_of_eq_19_has_a_column_if_any_row_has_it(task: str, name: str, fmt: str) -> None:
