@@ -26,7 +26,7 @@ from tabulate import tabulate
 from bench import run
 from bench.cli import Parser, closed
 from bench.errors import UserError
-from bench.files import given_path
+from bench.files import given_folder, given_path
 from bench.lines import results
 from bench.pack import merge, packed
 from bench.plan import method_class, trials
@@ -162,7 +162,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--home", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
     )
-    parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument(
+        "--reference", type=given_folder, default=Path("results/reference"), help="default: %(default)s"
+    )
     own, rest = parser.parse_known_args(argv)
     try:
         _refuse_unused(own, rest)

@@ -17,7 +17,8 @@ class Parser(argparse.ArgumentParser):
     """Python's, but what is wrong is one line without the list of all options."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; {self.prog} --help tells the options\n")
+        hint = "" if "; " in message else f"; {self.prog} --help tells the options"  # unless it says how to mend it
+        self.exit(2, f"error: {message}{hint}\n")
 
 
 def closed(main: Callable[[], int]) -> int:

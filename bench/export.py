@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.cli import Parser, closed
 from bench.errors import UserError
-from bench.files import given_path, write_output
+from bench.files import given_folder, given_path, write_output
 from bench.record import read
 
 DROPPED = (
@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     what = parser.add_subparsers(dest="what", required=True)
     table = what.add_parser("records", help="all records as one CSV")
     table.add_argument("out", type=given_path)
-    table.add_argument("--runs", type=given_path, default=Path("results/runs"), help="default: %(default)s")
-    table.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
+    table.add_argument("--runs", type=given_folder, default=Path("results/runs"), help="default: %(default)s")
+    table.add_argument("--reference", type=given_folder, default=Path("results/reference"), help="default: %(default)s")
     weights = what.add_parser("model", help="the weights of a trial that ran with --keep-weights, as safetensors")
     weights.add_argument("record", type=given_path)
     weights.add_argument("out", type=given_path)

@@ -21,7 +21,7 @@ import numpy as np
 from bench.cli import Parser, closed
 from bench.data import load_for
 from bench.errors import UserError
-from bench.files import given_path, write_output
+from bench.files import given_folder, given_path, write_output
 from bench.lines import ABSENT, Line, line
 from bench.pictures import COLOURS, Picture, Pictures, new_figure
 from bench.plan import trials
@@ -121,9 +121,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the trained trial (default: %(default)s)")
     parser.add_argument("--budget", default="paper", help="default: %(default)s")
     parser.add_argument(
-        "--runs", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
+        "--runs", type=given_folder, default=Path("results/runs"), help="your records (default: %(default)s)"
     )
-    parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument(
+        "--reference", type=given_folder, default=Path("results/reference"), help="default: %(default)s"
+    )
     parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     parser.add_argument("--data-root", type=given_path, help="folder of datasets (default: AMM_DATA_ROOT, else data)")
     parser.add_argument("--out", type=given_path, default=Path("results/figures"), help="default: %(default)s")

@@ -26,6 +26,14 @@ def given_path(text: str) -> Path:
     return Path(text)
 
 
+def given_folder(text: str) -> Path:
+    """A folder to read from, for argparse: one that is not there would pass for one without records. Defaults are not asked."""
+    path = given_path(text)
+    if not path.is_dir():
+        raise ArgumentTypeError(f"no such folder: {text}; name one with records, such as the --out of bench.run")
+    return path
+
+
 def require_stem(out: Path) -> None:
     """UserError for an --out to which no endings can be added: / and the current folder, or a name that has one of ours."""
     if out.name in ("", ".."):

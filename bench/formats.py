@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
 LATEX |= {character: "\\" + character for character in "&%$#_{}"}
-SIGNS = {
+SIGNS: dict[str, str | int | None] = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "≤": r"$\leq$",

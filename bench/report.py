@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import figures
 from bench.cli import Parser, closed
 from bench.errors import UserError
-from bench.files import ended, given_path, require_stem, write_output
+from bench.files import ended, given_folder, given_path, require_stem, write_output
 from bench.formats import OTHERS, Parts, github, grid
 from bench.lines import ABSENT, Line, printed
 from bench.plan import trials
@@ -215,9 +215,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--suite", action="append", help="only this one; may be given several times (default: all with records)"
     )
     parser.add_argument(
-        "--runs", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
+        "--runs", type=given_folder, default=Path("results/runs"), help="your records (default: %(default)s)"
     )
-    parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument(
+        "--reference", type=given_folder, default=Path("results/reference"), help="default: %(default)s"
+    )
     parser.add_argument(
         "--out", type=given_path, default=Path("results/report"), help="without .html (default: %(default)s)"
     )

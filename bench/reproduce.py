@@ -18,7 +18,7 @@ from bench import run, table
 from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.estimate import counted, summed, total
-from bench.files import given_path, write_output
+from bench.files import given_folder, given_path, write_output
 from bench.machine import device_slots, threads_each
 from bench.suite import Trial, load_suite
 from bench.yaml_strict import unknown
@@ -42,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--results", type=given_path, default=Path("results"), help="where the tables go (default: %(default)s)"
     )
     parser.add_argument(
-        "--reference", type=given_path, default=Path("results/reference"), help="records shipped (default: %(default)s)"
+        "--reference",
+        type=given_folder,
+        default=Path("results/reference"),
+        help="records shipped (default: %(default)s)",
     )
     own, rest = parser.parse_known_args(argv)
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.cli import Parser, closed
 from bench.errors import UserError
-from bench.files import given_path, write_output
+from bench.files import given_folder, given_path, write_output
 from bench.formats import Parts, comma_separated, encodable, github, latex, markdown
 from bench.lines import ABSENT, Line, label, line, printed, results, scores, stored
 from bench.plan import trials
@@ -237,9 +237,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
     parser.add_argument("--budget", default="paper", help="budget of your runs (default: %(default)s)")
     parser.add_argument(
-        "--runs", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
+        "--runs", type=given_folder, default=Path("results/runs"), help="your records (default: %(default)s)"
     )
-    parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
+    parser.add_argument(
+        "--reference", type=given_folder, default=Path("results/reference"), help="default: %(default)s"
+    )
     parser.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown")
     parser.add_argument("--out", type=given_path, help="file to replace; default: standard output")
     parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
@@ -248,8 +250,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         suite = load_suite(options.suite)
         trials(suite, options.budget)  # refuses an unknown budget
-        if options.runs != parser.get_default("runs") and not options.runs.is_dir():
-            raise UserError(f"--runs {options.runs}: no such folder; name the one that bench.run was given as --out")
         roots = options.runs, options.reference
         shipped, yours, remarks = collected(suite, options.budget, *roots, options.allow_mixed)
         text = render(suite, options.budget, shipped, yours, options.format, remarks)

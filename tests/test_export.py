@@ -35,6 +35,7 @@ def stored(tmp_path: Path, make_trial) -> Path:  # type: ignore[no-untyped-def]
 
 def test_records_become_lines(stored: Path, tmp_path: Path) -> None:
     out = tmp_path / "records.csv"
+    (tmp_path / "none").mkdir()
     arguments = ["records", str(out), "--runs", str(tmp_path / "runs"), "--reference", str(tmp_path / "none")]
     assert export.main(arguments) == 0
     frame = pandas.read_csv(out)
@@ -57,7 +58,8 @@ def test_weights_come_back(stored: Path, tmp_path: Path) -> None:
 def test_bad_input_is_one_line(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty = ["--runs", str(tmp_path / "x"), "--reference", str(tmp_path / "y")]
+    (tmp_path / "x").mkdir()
+    empty = ["--runs", str(tmp_path / "x"), "--reference", str(tmp_path / "x")]
     assert export.main(["records", str(tmp_path / "out.csv"), *empty]) == 2
     assert "no record below" in capsys.readouterr().err
     assert export.main(["model", str(tmp_path / "seed00.json"), str(tmp_path / "out")]) == 2

@@ -64,7 +64,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _main(stored: Path, *arguments: str, out: Path) -> int:
-    where = ["--runs", str(stored / "runs"), "--reference", str(stored / "none"), "--out", str(out)]
+    where = ["--runs", str(stored / "runs"), "--reference", str(stored), "--out", str(out)]
     return figures.main(["--suite", str(stored / "tiny.yaml"), *arguments, *where])
 
 
@@ -232,7 +232,7 @@ def test_curves_of_a_score_that_a_row_lacks_are_one_line(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(SUITE.replace("test.majority", "test.bayes_majority"))
-    where = ["--runs", str(stored / "runs"), "--reference", str(stored / "none"), "--out", str(tmp_path / "out")]
+    where = ["--runs", str(stored / "runs"), "--reference", str(stored), "--out", str(tmp_path / "out")]
     assert figures.main(["--suite", str(tmp_path / "tiny.yaml"), "--row", "kmeans", *where]) == 2
     assert "records of row kmeans have no test.bayes_majority; name a metric" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -64,6 +64,8 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def suite(tmp_path: Path) -> Suite:
+    for name in ("runs", "reference"):
+        (tmp_path / name).mkdir()
     (tmp_path / "tiny.yaml").write_text(SUITE)
     return _recorded(tmp_path / "tiny.yaml", tmp_path)
 
@@ -164,6 +166,8 @@ def test_the_papers_suites_come_first_and_show_what_has_no_trial(tmp_path: Path,
 
 def test_without_records_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tiny.yaml").write_text(SUITE)
+    for name in ("runs", "reference"):
+        (tmp_path / name).mkdir()
     assert _main(tmp_path) == 2
     assert "no record below" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
@@ -186,6 +190,6 @@ def test_studies_stay_out_unless_named(tmp_path: Path, monkeypatch: pytest.Monke
     asked: list[str] = []
     kept = report.section
     monkeypatch.setattr(report, "section", lambda suite, *rest: asked.append(suite.suite) or kept(suite, *rest))
-    where = ["--runs", str(tmp_path / "runs"), "--reference", str(tmp_path / "reference")]
+    where = ["--runs", str(tmp_path), "--reference", str(tmp_path / "reference")]
     assert report.main([*where, "--out", str(tmp_path / "page")]) == 0
     assert asked == ["tiny"]

@@ -47,6 +47,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     path.write_text(SUITE)
     monkeypatch.setitem(reproduce.TABLES, "table1", (str(path),))
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    (tmp_path / "reference").mkdir()
     where = ["--out", str(tmp_path / "runs"), "--reference", str(tmp_path / "reference")]
     return ["table1", "--device", "cpu", *where, "--results", str(tmp_path / "results")]
 

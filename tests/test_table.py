@@ -384,10 +384,13 @@ def test_command_line_mistakes_end_with_2_and_one_line(stored: list[str], capsys
 
 
 def test_a_mistyped_folder_of_runs_is_refused(stored: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    typo = [str(tmp_path / "rums") if option == str(tmp_path / "runs") else option for option in stored]
-    assert main([*typo, "--strict", "--out", str(tmp_path / "table.md")]) == 2
-    assert capsys.readouterr().err.startswith(f"error: --runs {tmp_path / 'rums'}: no such folder")
-    assert not (tmp_path / "table.md").exists()
+    out, typo = tmp_path / "table.md", tmp_path / "rums"
+    for option in ("--runs", "--reference"):
+        with pytest.raises(SystemExit, match="2"):
+            main([*stored, "--strict", "--out", str(out), option, str(typo)])
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: argument {option}: no such folder: {typo}; name one") and said.count("\n") == 1
+    assert not out.exists()
 
 
 @pytest.mark.fault(20, 21)

@@ -154,7 +154,7 @@ def test_mixed_results_are_refused_by_every_command_that_makes_tables(
     monkeypatch.setitem(reproduce.TABLES, "table1", (str(suite),))
     monkeypatch.setattr("bench.run.main", lambda arguments: 3)
     out, page = str(tmp_path / "out"), tmp_path / "made"
-    where = ["--suite", str(suite), "--runs", out, "--reference", str(tmp_path / "none")]
+    where = ["--suite", str(suite), "--runs", out, "--reference", str(tmp_path)]
     made: dict[Callable[[list[str]], int], list[str]] = {
         table.main: [*where, "--out", str(page / "table.md")],
         report.main: [*where, "--out", str(page / "r")],
