@@ -150,7 +150,13 @@ def _make(options: argparse.Namespace) -> int:
         write(folder, suite.title, [comparison(suite, options.budget, records)])
         return 0
     (trial,) = trials(suite, options.budget, [options.row], [options.seed])
-    trained = load(record_path(options.runs, trial))
+    path = record_path(options.runs, trial)
+    if not path.exists():
+        command = f"bench.run --suite {options.suite} --budget {trial.budget} --only {trial.row} --seeds {trial.seed}"
+        raise UserError(
+            f"{path}: no such record; run it first: python -m {command} --keep-weights --out {options.runs}"
+        )
+    trained = load(path)
     dataset = load_for(trial, Noise.seeded(trial.init_seed), options.data_root)
     mine = [r for r in records if r["trial"]["row"] == options.row and r["status"] == "done"]
     pictures = [*Pictures(trained, dataset).made(), learning_curves(suite, options.row, mine)]

@@ -9,6 +9,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from uuid import uuid4
 
 from bench.errors import UserError
@@ -47,6 +48,16 @@ def require_stem(out: Path) -> None:
 def ended(stem: Path, ending: str) -> Path:
     """The file of that ending, such as v1.2.md of v1.2."""
     return stem.with_name(stem.name + ending)
+
+
+def writable(folder: Path, option: str = "--out") -> Path:
+    """A folder that the user named by `option`, made if need be; UserError if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise UserError(f"{option} {folder}: cannot write there ({error.strerror}); choose another folder") from None
 
 
 def write_output(path: Path, content: str | bytes) -> None:

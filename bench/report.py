@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         require_stem(options.out)
-        suites = [load_suite(name) for name in options.suite or names()]
+        suites = [load_suite(name) for name in dict.fromkeys(options.suite or names())]
         if not options.suite:  # a study is scored on the validation split, and bench.study shows it
             suites = [suite for suite in suites if suite.metric.startswith("test.")]
         suites.sort(key=lambda suite: all(row.published is None for row in suite.rows))  # the paper's tables first

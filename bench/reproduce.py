@@ -18,7 +18,7 @@ from bench import run, table
 from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.estimate import counted, summed, total
-from bench.files import given_folder, given_path, write_output
+from bench.files import given_folder, given_path, writable, write_output
 from bench.machine import device_slots, threads_each
 from bench.suite import Trial, load_suite
 from bench.yaml_strict import unknown
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if own.suite and own.suite not in suites:
             raise unknown("suite", own.suite, suites, own.table)
         options = run.parser().parse_args(rest)
-        code = reproduce([own.suite] if own.suite else suites, own.yes, options, rest)
+        code = reproduce([own.suite] if own.suite else suites, own.yes, options, rest, own.results)
         if code != 2 and not _only_asks(options):
             write_tables(own.table, options.budget, (options.out, own.reference), own.results, own.allow_mixed)
     except UserError as error:
@@ -67,10 +67,10 @@ def _only_asks(options: argparse.Namespace) -> bool:
     return options.command != "run" or options.dry_run or options.print_commands
 
 
-def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, rest: Sequence[str]) -> int:
+def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, rest: Sequence[str], results: Path) -> int:
     """Runs what the suites lack, one after another and after consent; the highest exit code of `bench.run`, or what ended it.
 
-    `options` are those that `bench.run` makes of `rest`.
+    `options` are those that `bench.run` makes of `rest`. UserError without consent, or if tables could not go to `results`.
     """
     run.check(options)
     seconds = None if options.time_budget is None else run.parse_duration(options.time_budget)
@@ -78,6 +78,8 @@ def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, res
     left = [run.unfinished(run.chosen(load_suite(suite), options), options.out) for suite in suites]
     if not (yes or _only_asks(options)):
         ask(left, options)
+    if not _only_asks(options):
+        writable(results, "--results")  # now, not after hours
     codes = [0]
     for suite in suites:
         # in hours, because what is left of 300h has more seconds than a time may have digits

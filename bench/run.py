@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from bench.cli import Parser, closed
 from bench.errors import UserError
-from bench.files import given_path
+from bench.files import given_path, writable
 from bench.machine import device_slots, positive, threads_each
 from bench.seeds import parse_seeds
 from bench.suite import Suite, Trial, load_suite, names
@@ -208,7 +207,7 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     from bench.dispatch import Dispatcher, Plan
     from bench.progress import Board
 
-    out, root = _writable(options.out), options.data_root
+    out, root = writable(options.out), options.data_root
     how = (root, options.checkpoint_every, seconds, options.keep_weights, options.share, options.engine)
     fetch(left[0], root)
     if options.backend == "dask":
@@ -273,16 +272,6 @@ def parse_duration(text: str) -> float:
     if not match or not float(match[1]):
         raise UserError(f"--time-budget: expected a time like 90s, 9m or 2h, got {text!r}")
     return float(match[1]) * SECONDS[match[2]]
-
-
-def _writable(out: Path) -> Path:
-    """`out`, made if need be; UserError if nothing can be written there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            return out
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot write there ({error.strerror}); choose another folder") from None
 
 
 if __name__ == "__main__":

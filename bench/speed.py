@@ -26,7 +26,7 @@ from bench.cli import Parser, closed
 from bench.contenders import at_work, contenders, trial_of
 from bench.engine import require_device
 from bench.errors import UserError
-from bench.files import ended, given_path, require_stem, write_output
+from bench.files import ended, given_path, require_stem, writable, write_output
 from bench.machine import cores, device_slots, positive
 
 SCHEMA = 2
@@ -143,7 +143,10 @@ def _text(spread: dict[str, Any], digits: int = 2) -> str:
 def parser() -> argparse.ArgumentParser:
     found = Parser(prog="python -m bench.speed", description="Time training steps against plain PyTorch.")
     found.add_argument(
-        "--rows", action="append", metavar="SUITE/ROW[@BATCH][:PRECISION]", help=f"(default: {' '.join(ROWS)})"
+        "--rows",
+        action="append",
+        metavar="SUITE/ROW[@BATCH][:PRECISION]",
+        help=f"may be given several times (default: {', '.join(ROWS)})",
     )
     found.add_argument("--rounds", type=int, default=9, metavar="N", help="rounds of turns (default: %(default)s)")
     found.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
@@ -189,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             positive(f"--{name}", getattr(options, name))
         if options.out:
             require_stem(options.out)
+            writable(options.out.parent)
         rows = options.rows or ROWS
         device_slots(options.device, 1)  # refuses a device that is not there
         found = benchmark(rows, options.device, options.threads, options.rounds)

@@ -261,6 +261,8 @@ def load_suite(name: str | Path) -> Suite:
     """The shipped suite `name`, or the suite in a file when `name` ends in .yaml. UserError: any mistake in it."""
     path = Path(name)
     if path.suffix != ".yaml":
+        if path.suffix == ".yml" or len(path.parts) > 1:
+            raise UserError(f"suite {name}: the file of a suite ends in .yaml; give its name with that ending")
         if str(name) not in names():
             raise unknown("suite", str(name), names(), "suite")
         path = SUITES / f"{name}.yaml"

@@ -29,7 +29,11 @@ class Trace:
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
         """The losses of one step, detached scalars."""
+        if not isinstance(losses, Mapping):
+            raise TypeError(f"update must return a dict of losses, not {type(losses).__name__}")
         for name, loss in losses.items():
+            if not isinstance(loss, Tensor) or loss.ndim:
+                raise TypeError(f"update must return scalar tensors, loss {name!r} is none")
             if name not in self.totals:  # in double: a sum in bfloat16 would stop growing
                 self.totals[name] = torch.zeros((), dtype=torch.float64, device=loss.device)
             self.totals[name] += loss  # in place, since a recorded step knows the sums by where they lie

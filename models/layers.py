@@ -295,13 +295,14 @@ def describe(table: Table, k: int = 10) -> str:
 def main(arguments: list[str]) -> int:
     """`python -m models.layers mnist.ENCODER [K]`: print one table."""
     try:
-        module, _, name = arguments[0].partition(".")
-        table = vars(importlib.import_module(f"models.{module}"))[name]
-        if not isinstance(table, Table):
-            raise TypeError(f"{name} is not a layer table")
-        print(describe(table, int(arguments[1]) if len(arguments) > 1 else 10))
-    except (IndexError, KeyError, ValueError, TypeError, ImportError) as error:
-        print(f"error: {error!r}; usage: python -m models.layers MODULE.TABLE [K], e.g. mnist.ENCODER", file=sys.stderr)
+        module, _, name = (arguments or [""])[0].partition(".")
+        found = vars(importlib.import_module(f"models.{module}")) if module else {}
+        tables = {key: value for key, value in found.items() if isinstance(value, Table)}
+        if name not in tables:
+            raise ValueError(f"no layer table {name!r} in models.{module}, which has {', '.join(tables) or 'none'}")
+        print(describe(tables[name], int(arguments[1]) if len(arguments) > 1 else 10))
+    except (ValueError, ImportError) as error:
+        print(f"error: {error}; usage: python -m models.layers MODULE.TABLE [K], e.g. mnist.ENCODER", file=sys.stderr)
         return 2
     return 0
 

@@ -216,7 +216,7 @@ def test_curves_of_two_seeds_have_a_mean(stored: Path) -> None:
     ("arguments", "told"),
     [
         (["--row", "nothing"], "unknown row 'nothing'"),
-        (["--row", "amm", "--seed", "7"], "seed07.json: cannot be read"),
+        (["--row", "amm", "--seed", "7"], "seed07.json: no such record; run it first: python -m bench.run --suite"),
         (["--budget", "long"], "unknown budget 'long'"),
     ],
 )

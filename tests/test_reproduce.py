@@ -106,6 +106,18 @@ def test_ctrl_d_is_no_and_ctrl_c_leaves(
     assert not (tmp_path / "results").exists() and not (tmp_path / "runs").exists()
 
 
+def test_tables_that_could_not_be_written_are_known_before_anything_runs(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert reproduce.main([*tiny, "--yes", "--results", str(tmp_path / "file/x")]) == 2
+    said = capsys.readouterr().err
+    assert (
+        said == f"error: --results {tmp_path / 'file/x'}: cannot write there (Not a directory); choose another folder\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_it_runs_and_writes_the_tables(tiny: list[str], tmp_path: Path) -> None:
     assert reproduce.main([*tiny, "--yes", "--workers", "1"]) == 0
     written = {path.name: path.read_bytes() for path in (tmp_path / "results").iterdir()}

@@ -338,7 +338,7 @@ def test_a_read_only_folder_is_one_line(
         raise OSError(30, "Read-only file system")
 
     _no_dispatch(monkeypatch)
-    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    monkeypatch.setattr("bench.files.TemporaryFile", read_only)
     said = _refused(capsys, "--suite", suite, "--budget", "quick", "--out", tmp_path)
     assert "cannot write there (Read-only file system)" in said
 

@@ -107,7 +107,10 @@ def test_the_command_prints_tables_and_writes_them_with_all_samples(
         (["--rows", "plane_unsup/amm:half"], "error: --rows: unknown precision 'half'"),
         (["--rows", "plane_unsup/amm:tf32"], "error: precision: tf32 needs a GPU, the device is cpu"),
         (["--rows", "plane_unsup/am"], "error: suite plane_unsup: unknown row 'am'"),
-        (["--rows", "plane_unsup/amm", "--out", "{folder}/file/x"], "error: cannot write {folder}/file/x.md "),
+        (
+            ["--rows", "plane_unsup/amm", "--out", "{folder}/file/x"],
+            "error: --out {folder}/file: cannot write there (File exists); choose another folder",
+        ),
     ],
 )
 def test_bad_arguments(tmp_path: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -616,3 +616,9 @@ def test_planning_frees_the_collector_from_torch_once_and_leaves_it_on() -> None
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"] * 3
+
+
+def test_a_file_with_another_ending_is_no_suite(tmp_path: Path) -> None:
+    for name in ("suite.yml", str(tmp_path / "suite")):
+        with pytest.raises(UserError, match=rf"suite {name}: the file of a suite ends in \.yaml"):
+            load_suite(name)

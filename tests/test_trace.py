@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -150,3 +151,17 @@ def test_losses_are_not_read_from_the_device_within_a_stretch() -> None:
         trace.add({"d": torch.ones((), device="meta")})
         assert not trace.due(step)
     assert trace.due(10) and trace.points == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "part"),
+    [
+        (None, "update must return a dict of losses, not NoneType"),
+        (torch.zeros(()), "update must return a dict of losses, not Tensor"),
+        ({"d": 1.0}, "update must return scalar tensors, loss 'd' is none"),
+        ({"d": torch.zeros(3)}, "update must return scalar tensors, loss 'd' is none"),
+    ],
+)
+def test_losses_that_are_none_name_the_method_that_gave_them(losses: Any, part: str) -> None:
+    with pytest.raises(TypeError, match=part):
+        Trace(10).add(losses)
