@@ -106,13 +106,14 @@ def _is_result(path: Path, digest: str) -> bool:
 def _put_away(aside: Path, path: Path, digest: str) -> None:
     """Deletes an older record of the same trial; one of another, or a damaged one, gets a name of its own."""
     try:
-        old = str(read(aside)["digest"])
+        found = str(read(aside)["digest"])
+        old = found[:8]
     except UserError:
-        old = "unreadable"
-    if old == digest:
+        found, old = "", "unreadable"
+    if found == digest:
         aside.unlink()
         return
-    names = (path.with_name(f"{path.stem}.{old[:8]}{mark}.stale") for mark in ("", *(f".{n}" for n in range(1, 1000))))
+    names = (path.with_name(f"{path.stem}.{old}{mark}.stale") for mark in ("", *(f".{n}" for n in range(1, 1000))))
     aside.replace(next(name for name in names if not name.exists()))
 
 
