@@ -51,10 +51,9 @@ def ended(stem: Path, ending: str) -> Path:
 
 
 def writable(folder: Path, option: str = "--out") -> Path:
-    """A folder that the user named by `option`, made if need be; UserError if nothing can be written there."""
+    """A folder that the user named by `option`, there or to be made; UserError if nothing can be written there. Makes nothing."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
+        with TemporaryFile(dir=next(place for place in (folder, *folder.absolute().parents) if place.exists())):
             return folder
     except OSError as error:
         raise UserError(f"{option} {folder}: cannot write there ({error.strerror}); choose another folder") from None

@@ -36,7 +36,7 @@ def measure(repeats: int) -> dict[str, list[float]]:
         folder = Path(name)
         suite, runs = store(folder)
         record = made_up(trials(load_suite(suite), "paper")[0])
-        where = ("--runs", runs, "--reference", folder / "none", "--out", folder / "table.md")
+        where = ("--runs", runs, "--reference", folder, "--out", folder / "table.md")
         rounds = [
             {
                 "list": _timed(lambda: _python("bench.run", "list")),

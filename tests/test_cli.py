@@ -22,7 +22,7 @@ COMMANDS = [
     "table",
     "verify",
 ]
-FRAME = "import os, signal, sys; from bench.cli import closed; sys.exit(closed(lambda: {}))"
+FRAME = "import sys; from bench.cli import closed; sys.exit(closed(lambda: {}))"
 
 
 def _python(*arguments: str, **how: object) -> subprocess.CompletedProcess[str]:
@@ -50,7 +50,7 @@ def test_a_wrong_option_is_one_line(name: str, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(
     ("body", "code"),
-    [("3", 3), ("sys.exit(4)", 4), ("os.kill(os.getpid(), signal.SIGINT)", 130)],
+    [("3", 3), ("sys.exit(4)", 4), ("(_ for _ in ()).throw(KeyboardInterrupt)", 130)],
 )
 def test_the_exit_code_is_the_commands_or_the_signals(body: str, code: int) -> None:
     done = _python("-c", FRAME.format(body), stdout=subprocess.DEVNULL)

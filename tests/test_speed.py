@@ -109,7 +109,7 @@ def test_the_command_prints_tables_and_writes_them_with_all_samples(
         (["--rows", "plane_unsup/am"], "error: suite plane_unsup: unknown row 'am'"),
         (
             ["--rows", "plane_unsup/amm", "--out", "{folder}/file/x"],
-            "error: --out {folder}/file: cannot write there (File exists); choose another folder",
+            "error: --out {folder}/file: cannot write there (Not a directory); choose another folder",
         ),
     ],
 )
