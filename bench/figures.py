@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m bench.figures", description="Pictures of a trained trial, or of a suite.")
     parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
     parser.add_argument("--row", help="a row of the suite; without it all rows are compared")
-    parser.add_argument("--seed", type=int, default=0, help="of the trained trial (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="of the trained trial (default: 0)")
     parser.add_argument("--budget", default="paper", help="default: %(default)s")
     parser.add_argument(
         "--runs", type=given_folder, default=Path("results/runs"), help="your records (default: %(default)s)"
@@ -143,13 +143,16 @@ def _make(options: argparse.Namespace) -> int:
     records = shown(suite, options.budget, options.runs, options.reference, options.allow_mixed)
     folder = options.out / suite.suite
     if options.row is None:
+        for name in ("seed", "data_root"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')}: goes with --row, whose trained trial is drawn")
         if not records:
             where = f"{options.runs} or {options.reference}"
             print(f"{suite.suite}: no result under {options.budget} below {where} yet; run it first", file=sys.stderr)
             return UNFINISHED
         write(folder, suite.title, [comparison(suite, options.budget, records)])
         return 0
-    (trial,) = trials(suite, options.budget, [options.row], [options.seed])
+    (trial,) = trials(suite, options.budget, [options.row], [options.seed or 0])
     path = record_path(options.runs, trial)
     if not path.exists():
         command = f"bench.run --suite {options.suite} --budget {trial.budget} --only {trial.row} --seeds {trial.seed}"
@@ -160,7 +163,7 @@ def _make(options: argparse.Namespace) -> int:
     dataset = load_for(trial, Noise.seeded(trial.init_seed), options.data_root)
     mine = [r for r in records if r["trial"]["row"] == options.row and r["status"] == "done"]
     pictures = [*Pictures(trained, dataset).made(), learning_curves(suite, options.row, mine)]
-    write(folder / options.row, f"{suite.title}: {options.row}, seed {options.seed}", pictures)
+    write(folder / options.row, f"{suite.title}: {options.row}, seed {trial.seed}", pictures)
     return 0
 
 

@@ -218,6 +218,8 @@ def test_curves_of_two_seeds_have_a_mean(stored: Path) -> None:
         (["--row", "nothing"], "unknown row 'nothing'"),
         (["--row", "amm", "--seed", "7"], "seed07.json: no such record; run it first: python -m bench.run --suite"),
         (["--budget", "long"], "unknown budget 'long'"),
+        (["--seed", "0"], "--seed: goes with --row, whose trained trial is drawn"),
+        (["--data-root", "."], "--data-root: goes with --row, whose trained trial is drawn"),
     ],
 )
 def test_bad_input_is_one_line(
