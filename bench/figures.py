@@ -67,10 +67,10 @@ def learning_curves(suite: Suite, row: str, records: Sequence[Record]) -> Pictur
 def comparison(suite: Suite, budget: str, records: Sequence[Record]) -> Picture:
     """Every row's score at the end: each trial a dot, mean and std a bar, the published mean and std a diamond above."""
     lines = [line(suite, budget, row, records, []) for row in suite.rows]
-    shown = [found for found in lines if found.cells["reference"].text() or found.row.published]
-    figure = new_figure(6.0, 0.34 * len(shown) + 0.9)
+    drawn = [found for found in lines if found.cells["reference"].text() or found.row.published]
+    figure = new_figure(6.0, 0.34 * len(drawn) + 0.9)
     axis = figure.subplots()
-    for place, found in enumerate(reversed(shown)):
+    for place, found in enumerate(reversed(drawn)):
         published, summary = found.row.published, found.cells["reference"].summary
         if published:
             style = {"color": COLOURS[6], "marker": "D", "markersize": 4, "capsize": 3, "linestyle": "none"}
@@ -81,8 +81,8 @@ def comparison(suite: Suite, budget: str, records: Sequence[Record]) -> Picture:
             axis.plot(values, [place - 0.18] * len(values), "|", color=COLOURS[8], markersize=5)
             style = {"color": COLOURS[5], "marker": "o", "markersize": 4, "capsize": 3, "linestyle": "none"}
             axis.errorbar(summary.mean, place - 0.18, xerr=summary.std or None, label="our trials", **style)
-    axis.set_yticks(range(len(shown)), [_named(suite, found) for found in reversed(shown)])
-    axis.set_ylim(-0.6, len(shown) - 0.4)
+    axis.set_yticks(range(len(drawn)), [_named(suite, found) for found in reversed(drawn)])
+    axis.set_ylim(-0.6, len(drawn) - 0.4)
     axis.set_xlim(0)
     axis.set_xlabel(f"{suite.metric}, %")
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
@@ -94,8 +94,9 @@ def comparison(suite: Suite, budget: str, records: Sequence[Record]) -> Picture:
 def _named(suite: Suite, found: Line) -> str:
     """A row's label with what its trials without a result are, and its score where that is not the suite's."""
     clusters = f", K = {found.clusters}" if found.clusters != ABSENT else ""
-    remarks = [found.metric if found.metric != suite.metric else "", found.cells["reference"].missing()]
-    return "\n".join([found.row.label + clusters, *filter(None, [", ".join(filter(None, remarks))])])
+    score = found.metric if found.metric != suite.metric else ""
+    remarks = ", ".join(filter(None, [score, found.cells["reference"].missing()]))
+    return found.row.label + clusters + (f"\n{remarks}" if remarks else "")
 
 
 def write(folder: Path, title: str, pictures: Sequence[Picture]) -> None:
