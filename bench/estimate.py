@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench.errors import UserError
+from bench.errors import UserError, told
 from bench.progress import duration
 from bench.suite import Trial
 
@@ -81,9 +81,8 @@ def _estimates(left: Sequence[Trial], device: str, threads: int) -> Iterator[Est
         except UserError:
             raise
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"{trial.suite}/{name}: cannot take a step ({reason}); mend the row in its suite"
+                f"{trial.suite}/{name}: cannot take a step ({told(error)}); mend the row in its suite"
             ) from error
         yield Estimate(name, step, run.steps, sum(other.row == name for other in left))
 
