@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.codes import Game
-from baselines.losses import descend
+from baselines.losses import descend, error_rate
 from models.latent import one_hot
 from models.layers import Net
 from models.method import Batch, Method, Spec
@@ -117,12 +117,9 @@ class AAESemi(Method):
         logits, _ = self.encode(given, noise)
         supervised = F.cross_entropy(logits, y_true)
         descend(supervised, self.e_parameters, self.e_adam)
-        error = (logits.argmax(1) != y_true).float().mean()
-        named = {"reconstruction": reconstruction, "rebuilt": rebuilt, "d_y": l_y, "d_z": l_z, "e_y": e_y, "e_z": e_z}
-        return {name: v.detach() for name, v in named.items()} | {
-            "supervised": supervised.detach(),
-            "train_error": error,
-        }
+        told = {"reconstruction": reconstruction, "rebuilt": rebuilt, "d_y": l_y, "d_z": l_z, "e_y": e_y, "e_z": e_z}
+        told |= {"supervised": supervised, "train_error": error_rate(logits, y_true)}
+        return {name: value.detach() for name, value in told.items()}
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class, int64 [B]."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.blocks import Chain, data_dependent_
-from baselines.losses import unlabelled_loss
+from baselines.losses import error_rate, unlabelled_loss
 from baselines.nets import Classifier, Style, conv_small, dense, dense_generator, generator
 from models.method import Batch, Data
 
@@ -45,8 +45,8 @@ def discriminator_losses(
     assert batch.x_labelled is not None and batch.y_labelled is not None, "a step needs labelled examples"
     seen = [2 * batch.x_labelled - 1, 2 * batch.x - 1, images]
     labelled, free, made = discriminator(torch.cat(seen), batch.noise).split([len(x) for x in seen])
-    error = (labelled.argmax(1) != batch.y_labelled).float().mean()
-    return F.cross_entropy(labelled.float(), batch.y_labelled), unlabelled_loss(free, made), error, free
+    supervised, error = F.cross_entropy(labelled.float(), batch.y_labelled), error_rate(labelled, batch.y_labelled)
+    return supervised, unlabelled_loss(free, made), error, free
 
 
 def feature_matching(real: Tensor, generated: Tensor) -> Tensor:

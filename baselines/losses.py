@@ -1,4 +1,4 @@
-"""What several rivals share: losses of a discriminator with K + 1 classes, entropy, log odds, a schedule, a step.
+"""What several rivals share: losses of a discriminator with K + 1 classes, entropy, errors, log odds, a schedule, a step.
 
 D has K logits l(x), one for each class; that of class K + 1, "generated", is fixed at 0, since a softmax has one logit too many
 (Salimans et al., 2016, section 5). With Z(x) = Σ_k exp l_k(x), D(x) = 1 - p(K + 1 | x) = Z / (Z + 1) is the probability that x
@@ -33,6 +33,11 @@ def conditional_entropy(logits: Tensor) -> Tensor:
     """Mean of H[p(y | x)] over the batch, in nats, from logits [B, K]; from 0 to log K."""
     log_p = F.log_softmax(logits.float(), 1)
     return -(log_p.exp() * log_p).sum(1).mean()
+
+
+def error_rate(logits: Tensor, y: Tensor) -> Tensor:
+    """The share of examples whose largest logit, of [B, K], is not that of their class in y, int64 [B]."""
+    return (logits.argmax(1) != y).float().mean()
 
 
 def log_odds(logits: Tensor) -> Tensor:

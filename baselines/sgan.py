@@ -12,15 +12,12 @@ pairs (x, y) mixed as `composition` says, one step plays
 R_z = 0.1 * ‖z - I(G(y, z))‖² / 2 and R_y = -log p_C(y | G(y, z)), means over the batch; B is the cross-entropy of the uniform
 distribution to the batch's mean of p(y | x). For 50 epochs C moves alone. Classes are those of an average of C's weights.
 
-Follows thudzj/StructuredGAN, sgan_svhn.py and components/objectives.py (a fork of Triple-GAN's). Departures: a step moves all
-players, there an epoch of C's steps comes before one of the others'; C's pass serves D_xy too, and one set of generated images
-all players, there drawn anew; I and G move at once; C's pretraining keeps β1 at 0.5 and one Adam (0.9, and a new one after it,
-there), and all else is computed meanwhile at rate 0, so that all steps are the same program and Adam's moments of D, G and I
-are those of nets at rest when they first move; C's generated pairs are of every class alike, there of classes drawn at random;
-batch normalisation has PyTorch's ε and running variances, there 1e-4 (C), 1e-6 (G) and running 1/σ; no probability is clipped
-in a loss, there to [1e-6, 1 - 1e-6]; the average of C's statistics starts at the net's own, there at 0; generated images do
-not move C's running statistics; G's batch normalisation has a scale; labels and unlabelled examples are the suite's, there 100
-of each class and all 73,257. That code has no validation split and scores 26,000 of the 26,032 test images.
+Follows thudzj/StructuredGAN, sgan_svhn.py and components/objectives.py (a fork of Triple-GAN's). Departures are Triple-GAN's
+(baselines/triplegan.py), those of its passes, images, running statistics, logs, data and scoring, and: a step moves all players,
+there an epoch of C's steps comes before one of the others'; C's pass serves D_xy; I and G move at once; C's pretraining keeps β1
+at 0.5 and one Adam (0.9, and a new one after it, there), and all else is computed meanwhile at rate 0, so that all steps are the
+same program and Adam's moments of D, G and I are those of nets at rest when they first move; C's generated pairs are of every
+class alike, there of classes drawn at random.
 
 Pitfalls: as Triple-GAN's; early generated pairs are wrong, so w stays 0 for 100 epochs and then grows to 0.02 at most.
 """
@@ -32,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baselines import pair_nets, pairs
+from baselines import losses, pair_nets, pairs
 from baselines.pair_nets import Backbone
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
@@ -136,9 +133,9 @@ class SGAN(Method):
         g = pairs.real(self.judge(images, chosen, noise)) + pairs.real(self.d_xz(images, z))
         # I's part and G's touch no parameter of the other, but for R_z, which both minimise
         pairs.descend(i + g + r_z + r_y, self.g_parameters, self.g_adam, self.others_rate)
-        losses = {"c": own, "c_generated": named, "d_xy": d_xy, "d_xz": d_xz, "i": i, "g": g, "r_z": r_z, "r_y": r_y}
-        losses["train_error"] = (labelled.argmax(1) != y).float().mean()
-        return {name: value.detach() for name, value in losses.items()}
+        told = {"c": own, "c_generated": named, "d_xy": d_xy, "d_xz": d_xz, "i": i, "g": g, "r_z": r_z, "r_y": r_y}
+        told["train_error"] = losses.error_rate(labelled, y)
+        return {name: value.detach() for name, value in told.items()}
 
     def _count(self) -> Tensor:
         """The epoch of this step, from 1 after pretraining, after setting the learning rates that belong to it."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.losses import descend
+from baselines.losses import descend, error_rate
 from models.layers import Net
 from models.method import Batch, Method, Spec
 from models.noise import Noise
@@ -61,7 +61,7 @@ class Supervised(Method):
         logits = self.logits(x, batch.noise)
         loss = F.cross_entropy(logits, y)
         descend(loss, None, self.adam)
-        return {"loss": loss.detach(), "train_error": (logits.argmax(1) != y).float().mean()}
+        return {"loss": loss.detach(), "train_error": error_rate(logits, y)}
 
     def predict(self, x: Tensor) -> Tensor:
         """The class with the largest μ_y(x), int64 [B]."""

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines import pair_nets, pairs
+from baselines import losses, pair_nets, pairs
 from baselines.pair_nets import Backbone
 from models.latent import one_hot
 from models.method import Batch, Method, Spec
@@ -131,9 +131,9 @@ class TripleGAN(Method):
         late = c.generated_weight * (epoch >= c.generated_from)
         pairs.descend(own + c.adversarial_weight * fooling + late * named, self.c_parameters, self.c_adam, self.rate)
         self.average.update(self.classifier)
-        error = (labelled.argmax(1) != y).float().mean()
-        losses = {"d": d, "g": g, "c": own, "c_fooling": fooling, "c_generated": named, "train_error": error}
-        return {name: value.detach() for name, value in losses.items()}
+        told = {"d": d, "g": g, "c": own, "c_fooling": fooling, "c_generated": named}
+        told["train_error"] = losses.error_rate(labelled, y)
+        return {name: value.detach() for name, value in told.items()}
 
     def _count(self) -> Tensor:
         """The epoch of this step, from 1, after setting the learning rate that belongs to it."""

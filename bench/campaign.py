@@ -49,6 +49,7 @@ HEADLINE = (  # the paper's own numbers: Table 1's MNIST, Table 2, Table 1's SVH
     ("svhn_unsup", "amm_k20"),
 )
 SUITES = ("mnist_unsup", "svhn_semi", "svhn_unsup")
+OUT = Path("results/runs")
 Cell = tuple[str, str]
 
 
@@ -156,12 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--allow-mixed", action="store_true", help="merge results of different code into one row")
     parser.add_argument("--suite", action="append", choices=SUITES, help="only this one; may be given several times")
-    parser.add_argument(
-        "--out", type=given_path, default=Path("results/runs"), help="where it runs (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--home", type=given_path, default=Path("results/runs"), help="your records (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=given_path, default=OUT, help="where it runs (default: %(default)s)")
+    parser.add_argument("--home", type=given_path, default=OUT, help="your records (default: %(default)s)")
     parser.add_argument(
         "--reference", type=given_folder, default=Path("results/reference"), help="default: %(default)s"
     )
@@ -191,6 +188,8 @@ def _refuse_unused(own: argparse.Namespace, rest: Sequence[str]) -> None:
         raise UserError(f"{rest[0]}: --{'merge' if own.merge else 'plan'} does not read it; remove it")
     if own.merge and (own.plan or own.suite):
         raise UserError(f"--{'plan' if own.plan else 'suite'}: --merge does not read it; remove it")
+    if own.merge and own.out != OUT:
+        raise UserError("--out: --merge does not read it; --home says where results go")
     if own.allow_mixed and not own.merge:
         raise UserError("--allow-mixed: belongs to --merge")
 

@@ -78,7 +78,7 @@ def test_plan_and_run_as_commands(
     assert "| 1 of 10   | 2 min, 2 cores | 18 min, 2 cores  | `python -m bench.run --suite mnist_unsup " in said
     assert " --only amm_k10_works --seeds 1-9`" in said
     for stops in (["--plan"], ["--merge", str(tmp_path)]):
-        assert campaign.main([*stops, *where, "--time-budget", "9m"]) == 2
+        assert campaign.main([*stops, *where[2:], "--time-budget", "9m"]) == 2
         assert capsys.readouterr().err == f"error: --time-budget: {stops[0]} does not read it; remove it\n"
     monkeypatch.setattr(campaign.run, "execute", lambda *_: 0)
     assert campaign.main([*where, "--dry-run"]) == 0 and not (tmp_path / "out").exists()  # it packs nothing
@@ -93,7 +93,7 @@ def test_plan_and_run_as_commands(
     monkeypatch.setattr(campaign.run, "execute", execute)
     assert campaign.main([*where, "--time-budget", "9m"]) == 3
     assert asked[0][:2] == found[1:3] and (tmp_path / "out/campaign.tar.000").exists()
-    assert campaign.main(["--merge", str(tmp_path / "out"), *where]) == 0
+    assert campaign.main(["--merge", str(tmp_path / "out"), *where[2:]]) == 0
     assert record.record_path(tmp_path / "home", replace(found[1])).exists()
 
 
@@ -109,6 +109,7 @@ def test_plan_and_run_as_commands(
         (["--watch", "0"], "--watch: a campaign"),
         (["--allow-mixed"], "--allow-mixed: belongs to --merge"),
         (["--merge", "there", "--plan"], "--plan: --merge does not read it; remove it"),
+        (["--merge", "there", "--out", "mine"], "--out: --merge does not read it; --home says where results go"),
         (["--merge", "there", "--suite", "mnist_unsup"], "--suite: --merge does not read it; remove it"),
     ],
 )
