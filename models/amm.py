@@ -37,7 +37,7 @@ class AMMConfig:
 
     nets: Literal["mnist", "svhn", "digits", "plane", "mnist14"] = "mnist"  # layer tables: models/<nets>.py
     components: int = 10  # K (section 4.2)
-    factorisation: Literal[6, 7, 15] = 7  # Eq. 7 as Tables 3 and 7 draw it; Eq. 6 as Algorithm 1 writes it; Eq. 15
+    factorisation: Literal[6, 7, 15] = 7  # 7 wired as Tables 3 and 7 draw it; 6 as Algorithm 1 writes it; 15
     y_reads: Literal["features", "z"] = "features"  # of the z-branch: Table 3; or the z that was drawn, as Eq. 7 says
     prior: Kind = "learned"  # p(z | y), Table 4
     separation: float = 4.0  # of the means from the origin: prior "fixed", and "separated" at the start; ours
@@ -77,10 +77,8 @@ class AMMConfig:
             if getattr(self, name) != usual and self.penalty != "gradient":
                 raise ValueError(f"{name} other than {usual} needs penalty: gradient")
         if self.components == 1 and self.prior.startswith("learned"):
-            # batch normalisation of a constant: 0 while it learns, anything at all with running statistics
-            raise ValueError(
-                f"prior: {self.prior} normalises over y and needs 2 components or more; use prior: standard"
-            )
+            # one Gaussian has nothing to be apart from, and Table 4 normalises over y, which is a constant then
+            raise ValueError(f"prior: {self.prior} is for 2 components or more; use prior: standard")
         if self.y_reads == "z" and self.factorisation != 7:
             raise ValueError(f"y_reads: z needs factorisation: 7, got {self.factorisation}")
         if self.penalty_y <= 0:

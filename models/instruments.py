@@ -26,8 +26,8 @@ def read(model: AMM, batch: Batch) -> dict[str, Tensor]:
     overlap: how often D finds a tuple of p more like q's than a tuple of q; 0 tells all apart, 1/2 none.
     logit_q_std, logit_p_std: spread of D's logits.
     slope, slope_std: mean and spread of ‖∇ logit‖ between q's and p's tuples, which Eq. 18 wants to be 1, with dropout where
-        the penalty has it, whatever its variant. No scale of D makes that penalty smaller than the square of the spread.
-        slope_clean_std: the spread without dropout.
+        the penalty has it, whatever its variant. That penalty is at least the square of the spread; the least over all
+        scales of D is slope_std² / (slope² + slope_std²). slope_clean_std: the spread without dropout.
     slope_x, slope_y, slope_z: mean ‖∇ logit‖ of each input, over both sides.
     swap_y, swap_z: what D makes of each: mean change, in either direction, of its logit of a tuple of q whose y, or z, is
         replaced by another example's, without dropout. 0 means that D does not read it.
