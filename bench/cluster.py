@@ -226,7 +226,7 @@ def opened(
     try:
         from distributed import Client
     except ModuleNotFoundError as error:
-        raise UserError(f"--backend dask needs the module {error.name!r}; pip install 'amm-bench[dask]'") from None
+        raise UserError(f"--backend dask needs the module {error.name!r}; pip install -e '.[dask]'") from None
     # of anything else the client would complain for long
     if scheduler and not re.fullmatch(r"(\w+://)?[^\s/]+:\d+", scheduler):
         raise UserError(f"--scheduler {scheduler}: expected an address such as tcp://host:8786")

@@ -4,8 +4,9 @@
     python -m bench.figures --suite digits_unsup --row amm --seed 0
     python -m bench.figures --suite digits_unsup
 
-The first form needs the weights that `--keep-weights` leaves; without a row all rows are drawn beside their published values.
-Each picture is a PNG and an SVG in results/figures/<suite>/<row>/, and README.md there says in words what each shows.
+The second line needs the weights that `--keep-weights` leaves; without a row all rows are drawn beside their published values.
+Each picture is a PNG and an SVG in results/figures/<suite>/<row>/, or without a row in results/figures/<suite>/, and README.md
+there says in words what each shows.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     python -m bench.study --suite ablation_digits --out docs/ablation_digits
 
-writes docs/ablation_digits.md and .png. Each row of such a suite changes one thing in its first row, the base. Scores are those
-of the suite's metric; where that is of the validation split, no choice made from them has seen a test label.
+writes docs/ablation_digits.md and .png. Each row of such a suite changes one thing in its first row, the base, or several that
+its label names. Scores are those of the suite's metric; where that is of the validation split, no choice made from them has
+seen a test label.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def test_dask_that_is_not_installed_is_one_line(
     monkeypatch.setitem(sys.modules, "distributed", None)
     assert main(arguments(write_suite("kmeans"), tmp_path / "out", "--backend", "dask")) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "pip install 'amm-bench[dask]'" in said
+    assert said.count("\n") == 1 and "pip install -e '.[dask]'" in said
 
 
 def test_an_address_without_the_backend_is_one_line(
