@@ -15,7 +15,8 @@ A reimplementation: the authors published no code, and neither the nets nor the 
 published error cannot be reproduced exactly. Order and settings follow musyoku/adversarial-autoencoder,
 run/semi-supervised/classification (MNIST). Departures from it: the nets are AMM's tables of this data set; pixels in [0, 1]
 behind a sigmoid instead of [-1, 1] behind tanh (weight 4 makes up for the scale); one logit instead of a softmax over two;
-gradients are not clipped.
+gradients are not clipped; AMM's nets have batch normalisation, there is none there, and half of what the running statistics
+hold comes from the last pass of a step, that on labelled examples.
 
 Pitfalls: one-hot draws and softmax outputs differ so visibly that D_y wins early; noise on the inputs of both discriminators
 hides it. Cat(1/K) is not how often the digits of SVHN occur. Cross-entropy wants logits: fducau's code gives it a softmax's.

@@ -9,9 +9,9 @@ protocol: an L2-SVM on the features of the labelled examples (IshmaelBelghazi/AL
 
 Departures: the code of the published 7.42 % was never released (IshmaelBelghazi/ALI, issue 17), so how labels enter is a
 reconstruction from the text; the halves are openai/improved-gan's. The nets are AMM's without y, as in `baselines.ali`: z has 64
-dimensions for ALI's 256, D's dropout is 0.1 for 0.2, kernels are drawn from N(0, 0.02²) for N(0, 0.01²). For the SVM a hidden
-layer is averaged over its positions, features are standardised, and C is fixed: ALI picked it by validation labels, which no
-method sees here.
+dimensions for ALI's 256, D has no batch normalisation and dropout 0.1 for 0.2, leaks are 0.2 for 0.01, the last bias starts at 0
+for the log odds of the data, kernels at N(0, 0.02²) for N(0, 0.01²). For the SVM a hidden layer is averaged over its positions,
+features are standardised, and C is fixed: ALI picked it by validation labels, which no method sees here.
 
 Pitfalls: D must name classes of pairs, yet z says little of them. Ports of ALI needed noise on D's input, or steps of D left
 out, to stay stable (9310gaurav/ali-pytorch).

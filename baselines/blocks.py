@@ -47,6 +47,14 @@ class Blur(nn.Module):
         return x if noise is None or not self.std else x + self.std * noise.normal(*x.shape)
 
 
+class Mean(nn.Module):
+    """The mean of each channel over all positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C] of x [B, C, H, W]. `nn.AdaptiveAvgPool2d` turns its result unseen by a recording, which then gives up."""
+        return x.mean((2, 3))
+
+
 class Block(nn.Module):
     """A layer with weight or batch normalisation, and its activation.
 

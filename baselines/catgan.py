@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from baselines.blocks import Mean
 from baselines.losses import conditional_entropy, descend
 from models.method import Batch, Method, Spec
 from models.nets import conv, fan_in_, linear, mlp, running_statistics_kept
@@ -134,7 +135,7 @@ def _conv_nets(c: CatGANConfig, spec: Spec) -> tuple[nn.Sequential, nn.Sequentia
         return [conv(inputs, outputs, size, padding=size // 2, bias=False), nn.BatchNorm2d(outputs), leaky]
 
     down = [*block(colours, n, 5), nn.MaxPool2d(3, 2), *block(n, 2 * n, 3), *block(2 * n, 2 * n, 3), nn.MaxPool2d(3, 2)]
-    down += [*block(2 * n, 4 * n, 3), conv(4 * n, c.components, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    down += [*block(2 * n, 4 * n, 3), conv(4 * n, c.components, 1), Mean()]
     up = [linear(c.z_dim, math.prod(maps), bias=False), nn.BatchNorm1d(math.prod(maps)), leaky, nn.Unflatten(1, maps)]
     up += [nn.Upsample(scale_factor=2), *block(3 * n, 2 * n, 5), nn.Upsample(scale_factor=2), *block(2 * n, 2 * n, 5)]
     return nn.Sequential(*down), nn.Sequential(*up, conv(2 * n, colours, 5, padding=2), nn.Sigmoid())

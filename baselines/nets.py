@@ -16,7 +16,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from baselines.blocks import Block, Blur, Chain, Drop, Normalisation
+from baselines.blocks import Block, Blur, Chain, Drop, Mean, Normalisation
 from models.nets import conv, linear, transposed
 from models.noise import Noise
 
@@ -77,7 +77,7 @@ def _entrance(style: Style) -> list[nn.Module]:
 def _exit(style: Style, n: Sequence[int]) -> list[nn.Module]:
     """From 8x8 to the features: a 3x3 convolution without padding, two of 1x1, and their average over the 6x6 positions."""
     ones = [_block(style, a, b, 1, padding=0) for a, b in pairwise(n[1:])]
-    return [_block(style, n[0], n[1], padding=0), *ones, nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return [_block(style, n[0], n[1], padding=0), *ones, Mean()]
 
 
 def conv_small(style: Style, colours: int = 3, n_classes: int = 10) -> Classifier:

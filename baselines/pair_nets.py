@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from baselines.blocks import Block, Chain, Drop
+from baselines.blocks import Block, Chain, Drop, Mean
 from baselines.nets import Classifier, Style, conv_large, dense, dense_generator, generator
 from models.method import Spec
 from models.nets import conv, linear
@@ -57,7 +57,7 @@ def pair_discriminator(backbone: Backbone, shape: tuple[int, int, int], k: int, 
         return Block(conv(a + k, b, 3, stride, padding), "weight", leaky)
 
     body = [Drop(drop), block(c, w), block(w, w, 2), Drop(drop), block(w, 2 * w), block(2 * w, 2 * w, 2), Drop(drop)]
-    body += [block(2 * w, 4 * w, padding=0), block(4 * w, 4 * w, padding=0), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    body += [block(2 * w, 4 * w, padding=0), block(4 * w, 4 * w, padding=0), Mean()]
     return Chain([*body, _judge(4 * w + k)])
 
 

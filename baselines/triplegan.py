@@ -14,9 +14,10 @@ Follows zhenxuan00/triple-gan, x2y_yz2x_xy2p_ssl_svhn.py and components/objectiv
 and C alike, one set of generated images serves all three players, and D's true and false pairs with C(x) come from one batch,
 there from fresh passes and other shuffles; generated images do not move C's running statistics; batch normalisation has
 PyTorch's ε and running variances, there 1e-4 (C), 1e-6 (G) and running 1/σ, and G's has a scale; no probability is clipped in
-a loss, there to [1e-6, 1 - 1e-6]; the average of C's statistics starts at 0 there; labels and unlabelled examples are the
-suite's, there 100 of each class and all 73,257. The L2 of 1e-4 in that code names its softmax alone, which has no weights, so
-there is none here. It has no validation split, and scores 26,000 of the 26,032 test images.
+a loss, there to [1e-6, 1 - 1e-6]; the average of C's statistics starts at 0 there; C's game with D is weighted example by
+example, as Eq. 3 has it, there by the product of two means; C has one Adam, there a new one at epoch 200; labels and unlabelled
+examples are the suite's, there 100 of each class and all 73,257. The L2 of 1e-4 there names its softmax, which has no weights,
+so there is none here. It has no validation split, and scores 26,000 of the 26,032 test images.
 
 Pitfalls: on a few labels C's own entropy and balance decide first, and one wrong cluster stays wrong; the result rests on the
 average of weights, which is useless before some hundred steps. Its seed is fixed, so the published std is of label draws.

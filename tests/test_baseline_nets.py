@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines import nets
-from baselines.blocks import Block, Blur, Chain, Drop, data_dependent_, joined
+from baselines.blocks import Block, Blur, Chain, Drop, Mean, data_dependent_, joined
 from baselines.nets import Classifier, Style, conv_large, conv_small, dense, dense_generator, generator
 from baselines.perturbation import Repeated
 from models.method import Method
@@ -29,7 +29,7 @@ def sizes(body: Chain, x: Tensor) -> list[tuple[int, int]]:
     found = []
     for layer in body.layers:
         x = layer(x, None) if isinstance(layer, Drop | Blur) else layer(x)
-        if isinstance(layer, Block | nn.MaxPool2d | nn.AdaptiveAvgPool2d | nn.Unflatten):
+        if isinstance(layer, Block | nn.MaxPool2d | Mean | nn.Unflatten):
             found.append((x.shape[1], x.shape[-1] if x.ndim == 4 else 1))
     return found
 

@@ -33,7 +33,9 @@ pytestmark = pytest.mark.gpu
 DEVICE = torch.device(os.environ.get("AMM_TEST_DEVICE", "cuda"))
 CPU = torch.device("cpu")
 ROWS = [("mnist_unsup", "amm_k10"), ("mnist_unsup", "amm_k10_fixed"), ("svhn_unsup", "amm_k20"), ("svhn_semi", "samm")]
-ROWS += [("svhn_semi", "supervised"), ("digits_semi", "samm"), ("digits_unsup", "aae"), ("digits_unsup", "ali_kmeans")]
+ROWS += [("svhn_semi", row) for row in ("supervised", "vat_small", "vat_large", "improvedgan", "badgan", "ali", "aae")]
+ROWS += [("svhn_semi", row) for row in ("triplegan", "sgan")]
+ROWS += [("digits_semi", "samm"), ("digits_unsup", "aae"), ("digits_unsup", "ali_kmeans")]
 TOLERANCE: dict[Precision, float] = {"fp32": 2e-4, "tf32": 2e-2, "bf16": 5e-2}  # of a loss near 1
 
 
