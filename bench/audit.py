@@ -57,6 +57,8 @@ def _about_origin(record: Record, trial: Trial) -> Iterator[str]:
     # on a machine to which a changed tree was copied it may have been committed since
     if git.get("dirty") is not False and provenance.committed(str(git.get("sources")), str(git.get("sha"))) is False:
         yield "was made by code that was not committed"
+    if git.get("before"):
+        yield "was gone on with by other code than it was begun with"
     if not {"python", "torch", "numpy"} <= (about.get("versions") or {}).keys():
         yield "does not name the versions that it was made with"
     missing = [key for key in RUN if about.get(key) is None]

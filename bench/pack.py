@@ -16,7 +16,7 @@ from typing import NamedTuple
 from bench import checkpoint
 from bench.errors import UserError
 from bench.files import write_output
-from bench.record import FINAL, digest_today, parse, read, record_path, store
+from bench.record import FINAL, digest_today, parse, read, record_path, sources, store
 from bench.statistics import Record
 from bench.suite import Trial
 
@@ -183,11 +183,6 @@ def _examined(name: str, data: bytes) -> Record:
     return record
 
 
-def _sources(record: Record) -> str:
-    """Digest of the code that made a record."""
-    return str((record["run"].get("git") or {}).get("sources"))
-
-
 def _require_no_other(path: Path, record: Record, data: bytes) -> None:
     if not path.exists() or path.read_bytes() == data:
         return
@@ -204,7 +199,7 @@ def _require_same_code(home: Path, final: Mapping[str, Record]) -> None:
         after = {name: record for name, record in {**there, **come}.items() if record["status"] in FINAL}
         first = min(after)
         for name, record in after.items():
-            if _sources(record) != _sources(after[first]):
+            if sources(record) != sources(after[first]):
                 raise UserError(
                     f"{name}: made by other code than {first}; --allow-mixed takes results of both into one row"
                 )

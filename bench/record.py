@@ -39,6 +39,7 @@ SHAPES = {  # of what tables read, where it is there at all
     **{f"result.{at}.test": (dict,) for at in ("last", "selected", "best_on_test")},
     **{f"run.git.{key}": (str, NoneType) for key in ("sources", "sha")},
     "run.git.dirty": (bool, NoneType),
+    "run.git.before": (list,),
 }
 
 
@@ -68,6 +69,17 @@ def new_record(
         "run": dict(run or {}),
         "departures": list(departures),
     }
+
+
+def sources(record: Mapping[str, Any]) -> str:
+    """The code that made a record: digests of what it was begun with, if other, and of its sources, with "+"; "" if untold."""
+    git = (record["run"] or {}).get("git") or {}
+    return "+".join([*map(str, git.get("before", [])), *([git["sources"]] if git.get("sources") else [])])
+
+
+def shortened(digests: str) -> str:
+    """Digests joined by "+" to be read by a person."""
+    return "+".join(digest[:12] for digest in digests.split("+"))
 
 
 def write(path: Path, record: Mapping[str, Any]) -> bool:

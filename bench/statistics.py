@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import UserError
+from bench.record import shortened, sources
 
 Record = dict[str, Any]
 LEVEL = 0.05  # of both tests; the interval is 1 - LEVEL
@@ -260,25 +261,28 @@ def _mixtures(records: Sequence[Record]) -> list[str]:
     gits = [(record, record["run"].get("git") or {}) for record in records]
     dirty = ", ".join(str(_seed(record)) for record, git in gits if git.get("dirty"))
     notes = [f"Run from a working tree with uncommitted changes: seeds {dirty}."] if dirty else []
+    begun = ", ".join(str(_seed(record)) for record, git in gits if git.get("before"))
+    notes += [f"Gone on with other code than they were begun with: seeds {begun}."] if begun else []
     # a trial that was killed before it began tells neither
     digests = [str(record["data"].get("digest"))[:12] for record in records if record["data"]]
-    revisions = _revisions([git for record, git in gits if record["run"]])
+    revisions = _revisions([record for record in records if record["run"]])
     for what, values in (("git revisions", revisions), ("versions of the data", digests)):
         different = sorted(set(values))
         notes += [f"Mixes {what}: {', '.join(different)}."] if len(different) > 1 else []
     return notes
 
 
-def _revisions(gits: Sequence[Record]) -> list[str]:
+def _revisions(records: Sequence[Record]) -> list[str]:
     """The code of each trial by its commit, else by its sources; by both where one commit stands for several sources."""
-    sources: dict[Any, set[str]] = {}
-    for git in gits:
-        sources.setdefault(git.get("sha"), set()).update([git["sources"]] if git.get("sources") else [])
+    commits = [(record["run"].get("git") or {}).get("sha") for record in records]
+    made_by: dict[Any, set[str]] = {}
+    for commit, record in zip(commits, records, strict=True):
+        made_by.setdefault(commit, set()).update([sources(record)] if sources(record) else [])
     names = []
-    for git in gits:
-        commit, own = git.get("sha"), git.get("sources")
-        name = str(commit or own)[:12]
-        names.append(f"{name} with sources {str(own)[:12]}" if commit and len(sources[commit]) > 1 else name)
+    for commit, record in zip(commits, records, strict=True):
+        own = shortened(sources(record)) or "None"
+        name = str(commit)[:12] if commit else own
+        names.append(f"{name} with sources {own}" if commit and len(made_by[commit]) > 1 else name)
     return names
 
 

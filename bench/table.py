@@ -20,6 +20,7 @@ from bench.files import given_folder, given_path, write_output
 from bench.formats import Parts, comma_separated, encodable, github, latex, markdown
 from bench.lines import ABSENT, Line, label, line, printed, results, scores, stored
 from bench.plan import trials
+from bench.record import shortened, sources
 from bench.statistics import Record
 from bench.suite import Suite, load_suite
 
@@ -206,7 +207,7 @@ def shown(suite: Suite, budget: str, runs: Path, reference: Path, allow_mixed: b
 def refuse_mixed(yours: Sequence[Record]) -> None:
     """UserError if records in one cell were made by different sources or of different data."""
     made_by = {
-        "code": lambda record: ((record["run"] or {}).get("git") or {}).get("sources"),
+        "code": sources,
         "data": lambda record: (record["data"] or {}).get("digest"),
     }
     for row in dict.fromkeys(record["trial"]["row"] for record in yours):
@@ -217,7 +218,7 @@ def refuse_mixed(yours: Sequence[Record]) -> None:
                 if digest:  # one killed before it began tells neither
                     seeds.setdefault(digest, []).append(str(record["trial"]["seed"]))
             if len(seeds) > 1:
-                told = "; ".join(f"{digest[:12]}: seeds {', '.join(of)}" for digest, of in sorted(seeds.items()))
+                told = "; ".join(f"{shortened(digest)}: seeds {', '.join(of)}" for digest, of in sorted(seeds.items()))
                 raise UserError(
                     f"suite {yours[0]['trial']['suite']}: row {row} mixes different {what} ({told}); move the records of one "
                     "away and run those seeds again, or take the cell with a footnote by --allow-mixed"

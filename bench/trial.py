@@ -115,7 +115,9 @@ def _run(job: Job, path: Path, stop: Stop, pool: Pool, lock: Lock) -> Going:
     current = Run(job.trial, torch.device(job.device), root, job.engine)
     saved = path.with_suffix(".checkpoint")
     made_by = {"threads": job.threads, "sources": facts["git"]["sources"]}
-    remarks = _resume(current, saved, made_by)
+    remarks, before = _resume(current, saved, made_by)
+    if before:
+        made_by["before"] = facts["git"]["before"] = before
     written, shown = time.monotonic(), 0
 
     def save(run: Run) -> None:
@@ -167,20 +169,24 @@ def _clear(path: Path) -> None:
     curves.remove(path)
 
 
-def _resume(run: Run, saved: Path, made_by: dict[str, Any]) -> list[str]:
-    """Continues from the last sound checkpoint, if any; returns remarks for the record."""
+def _resume(run: Run, saved: Path, made_by: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Continues from the last sound checkpoint, if any; returns remarks for the record, and what other code it ran with."""
     state, remarks = checkpoint.load(saved, run.trial.digest)
     if state is not None and not run.fits(state):
         checkpoint.set_aside(saved)
         return [
             *remarks,
             "a checkpoint of other code, other data or another kind of device was set aside; the trial began again",
-        ]
+        ], []
     if state is None:
-        return remarks
+        return remarks, []
     run.restore(state)
-    other = [what for what in made_by if state.get(what) != made_by[what]]
-    return remarks + [f"continued with other {what} than it was begun with" for what in other]
+    if state.get("threads") != made_by["threads"]:
+        remarks.append("continued with another number of threads than it was begun with")
+    before = list(state.get("before", []))
+    if state.get("sources") not in (None, made_by["sources"]):
+        before.append(state["sources"])
+    return remarks, before
 
 
 class Reporter:
@@ -226,7 +232,7 @@ def _run_facts(job: Job) -> dict[str, Any]:
         "precision": job.trial.precision,
         "threads": job.threads,
         "versions": provenance.versions(),
-        "git": provenance.code(),
+        "git": dict(provenance.code()),
     }
 
 

@@ -224,6 +224,22 @@ def test_a_checkpoint_of_other_code_is_set_aside_and_the_trial_begins_again(
     assert _kept(path) == ["seed00.checkpoint.bad", "seed00.checkpoint.previous.bad", "seed00.json"]
 
 
+@pytest.mark.fault(6)
+def test_a_trial_that_other_code_of_the_same_shapes_goes_on_with_counts_as_made_by_both(job: Any) -> None:
+    _, path = job(stop=9)
+    saved, digest = path.with_suffix(".checkpoint"), record.read(path)["digest"]
+    for older in ("a" * 64, "b" * 64):  # twice, so that none is forgotten
+        state, _ = checkpoint.load(saved, digest)
+        assert state is not None
+        checkpoint.save(saved, state | {"sources": older})
+        job(stop=2)
+    assert job()[0] == trial.DONE
+    told = record.read(path)
+    now = told["run"]["git"]["sources"]
+    assert told["run"]["git"]["before"] == ["a" * 64, "b" * 64]
+    assert record.sources(told) == f"{'a' * 64}+{'b' * 64}+{now}"
+
+
 def test_a_damaged_checkpoint_before_one_of_other_code_is_told_too(job: Any) -> None:
     _, path = job(stop=9)
     saved, digest = path.with_suffix(".checkpoint"), record.read(path)["digest"]

@@ -224,6 +224,14 @@ def test_mixed_code_data_and_dirty_trees_are_told() -> None:
     edited = [make("aae", seed, run={"git": {"sha": "a" * 40, "sources": f"{seed}" * 64}}) for seed in (1, 2)]
     mixed = "aaaaaaaaaaaa with sources 111111111111, aaaaaaaaaaaa with sources 222222222222"
     assert cell(edited, "test.majority", 2).notes == (f"Mixes git revisions: {mixed}.",)
+    changed = make("aae", 1, run={"git": {"sha": "a" * 40, "sources": "1" * 64, "before": ["2" * 64]}})
+    begun = "Gone on with other code than they were begun with: seeds 1."
+    assert cell([changed], "test.majority", 1).notes == (begun,)
+    mixed = "aaaaaaaaaaaa with sources 111111111111, aaaaaaaaaaaa with sources 222222222222+111111111111"
+    assert cell([edited[0], make("aae", 2, run=changed["run"])], "test.majority", 2).notes == (
+        begun.replace("1.", "2."),
+        f"Mixes git revisions: {mixed}.",
+    )
     killed = make("aae", 1, status="killed", reason="out of memory", result=None, data={}, run={})
     (note,) = cell([make("aae", 0), killed], "test.majority", 2).notes
     assert note.startswith("Not in the mean: seed 1 killed")

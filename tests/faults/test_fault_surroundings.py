@@ -116,7 +116,7 @@ def test_results_of_two_revisions_are_never_mixed_in_silence(nine: list[str], ca
 
 
 @pytest.mark.fault(22)
-@pytest.mark.parametrize("what", ["code", "data"])
+@pytest.mark.parametrize("what", ["code", "code that began it", "data"])
 def test_results_of_other_code_or_data_are_refused_unless_asked_for(
     nine: list[str], tmp_path: Path, capsys: Captured, what: str
 ) -> None:
@@ -126,13 +126,15 @@ def test_results_of_other_code_or_data_are_refused_unless_asked_for(
     path.unlink()
     if what == "code":
         told["run"]["git"]["sources"] = "cd" * 32
+    elif what == "code that began it":
+        told["run"]["git"]["before"] = ["cd" * 32]
     else:
         told["data"]["digest"] = "e"
     write(path, told)
     assert table.main([*nine, "--out", str(tmp_path / "table.md")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and len(said.splitlines()) == 1
-    assert f"row kmeans mixes different {what} (" in said and "seeds 3" in said and "--allow-mixed" in said
+    assert f"row kmeans mixes different {what.split()[0]} (" in said and "seeds 3" in said and "--allow-mixed" in said
     assert not (tmp_path / "table.md").exists()
     assert table.main([*nine, "--allow-mixed"]) == 0
     assert "Mixes git revisions" in capsys.readouterr().out
