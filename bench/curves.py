@@ -12,17 +12,19 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.cli import Parser, closed
 from bench.errors import UserError
-from bench.files import given_path, write_atomic, write_output
+from bench.files import below, given_path, write_atomic, write_output
 from bench.record import FINAL, read
 from bench.run import check_wait
 
 LIVE = ".curve.jsonl"
+NAMES = ("run", "suite", "budget", "row", "seed")  # of a trial: whose run it is, "yours" or "reference", then its place
+Roots = Mapping[str, Path]  # of records, by whose they are
 Point = dict[str, Any]  # step, losses, scores of both splits, instruments
 
 
@@ -37,11 +39,11 @@ def remove(record: Path) -> None:
     record.with_suffix(LIVE).unlink(missing_ok=True)
 
 
-def curves(roots: Sequence[Path]) -> Iterator[tuple[tuple[str, ...], list[Point]]]:
-    """Suite, budget, row and seed ("seed00") of each trial below `roots`, and its curve so far, if it has a point."""
-    for root in roots:
-        places = {path.with_name(path.name.removesuffix(LIVE) + ".json") for path in root.rglob(f"seed*{LIVE}")}
-        for place in sorted(places | set(root.rglob("seed*.json"))):
+def curves(roots: Roots) -> Iterator[tuple[tuple[str, ...], list[Point]]]:
+    """The names (NAMES) of each trial below `roots`, its seed as "seed00", and its curve so far, if it has a point."""
+    for whose, root in roots.items():
+        places = {path.with_name(path.name.removesuffix(LIVE) + ".json") for path in below(root, f"seed*{LIVE}")}
+        for place in sorted(places | set(below(root, "seed*.json"))):
             try:
                 name = place.relative_to(root).with_suffix("").parts
                 if len(name) != 4 or not name[3].removeprefix("seed").isdecimal():
@@ -51,7 +53,7 @@ def curves(roots: Sequence[Path]) -> Iterator[tuple[tuple[str, ...], list[Point]
                 print(f"warning: {error}", file=sys.stderr)
                 continue
             if points:
-                yield name, points
+                yield (whose, *name), points
 
 
 def _points(place: Path) -> list[Point]:
@@ -69,16 +71,20 @@ def _points(place: Path) -> list[Point]:
     return points
 
 
-def lines(roots: Sequence[Path]) -> str:
-    """A JSON line for every point: suite, budget, row and seed, then the point; UserError if there are none."""
+def lines(roots: Roots) -> str:
+    """A JSON line for every point: whose, suite, budget, row and seed, then the point; UserError if there are none."""
     told = [
-        json.dumps({"suite": suite, "budget": budget, "row": row, "seed": int(seed.removeprefix("seed"))} | point)
-        for (suite, budget, row, seed), points in curves(roots)
+        json.dumps(dict(zip(NAMES, name, strict=True)) | {"seed": int(name[-1].removeprefix("seed"))} | point)
+        for name, points in curves(roots)
         for point in points
     ]
     if not told:
-        raise UserError(f"no curve below {' or '.join(map(str, roots))}; run a suite with bench.run first")
+        raise UserError(_none(roots))
     return "\n".join(told) + "\n"
+
+
+def _none(roots: Roots) -> str:
+    return f"no curve below {' or '.join(map(str, roots.values()))}; run a suite with bench.run first"
 
 
 class Events:
@@ -97,7 +103,7 @@ class Events:
             )
         self.folder, self.writer, self.written = folder, SummaryWriter, dict[tuple[str, ...], int]()
 
-    def add(self, roots: Sequence[Path]) -> int:
+    def add(self, roots: Roots) -> int:
         """Writes the points that are new since the last call; how many. UserError if the folder cannot be written."""
         added = 0
         for name, points in curves(roots):
@@ -144,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=given_path, default=Path("results/runs"), help="default: %(default)s")
     parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
     options = parser.parse_args(argv)
-    roots = options.reference, options.runs
+    roots = {"reference": options.reference, "yours": options.runs}
     try:
         if (options.out is None) == (options.tensorboard is None):
             raise UserError("name either a file for JSON lines or --tensorboard DIR")
@@ -157,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         events = Events(options.tensorboard)
         if not events.add(roots) and options.watch is None:
-            raise UserError(f"no curve below {' or '.join(map(str, roots))}; run a suite with bench.run first")
+            raise UserError(_none(roots))
         while options.watch is not None:
             time.sleep(options.watch)
             events.add(roots)

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.cli import Parser, closed
 from bench.errors import UserError
-from bench.files import given_folder, given_path, write_output
+from bench.files import below, given_folder, given_path, write_output
 from bench.record import read
 
 DROPPED = (
@@ -33,7 +33,7 @@ def records(roots: Sequence[Path]) -> str:
     import pandas
 
     rows: list[dict[str, Any]] = []
-    for path in sorted(path for root in roots for path in root.rglob("seed*.json")):
+    for path in sorted(path for root in roots for path in below(root, "seed*.json")):
         try:
             rows.append({"path": path.as_posix(), **read(path)})
         except UserError as error:

@@ -8,6 +8,7 @@ import time
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryFile
 from uuid import uuid4
@@ -33,6 +34,29 @@ def given_folder(text: str) -> Path:
     if not path.is_dir():
         raise ArgumentTypeError(f"no such folder: {text}; name one with records, such as the --out of bench.run")
     return path
+
+
+def listed(folder: Path, pattern: str = "*") -> list[Path]:
+    """What lies in a folder by a name like `pattern`, sorted; nothing where there is no such folder.
+
+    UserError if it cannot be read, since it would pass for an empty one.
+    """
+    try:
+        return sorted(folder / name for name in os.listdir(folder) if fnmatch(name, pattern))
+    except OSError as error:
+        _refuse_unread(error)
+        return []
+
+
+def below(root: Path, pattern: str) -> list[Path]:
+    """Files below `root`, however deep, by a name like `pattern`, sorted; errors as for `listed`."""
+    walk = os.walk(root, onerror=_refuse_unread)
+    return sorted(Path(folder, name) for folder, _, names in walk for name in names if fnmatch(name, pattern))
+
+
+def _refuse_unread(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise UserError(f"cannot read {error.filename} ({error.strerror}); mend that, or move it away") from None
 
 
 def require_stem(out: Path) -> None:

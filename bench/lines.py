@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.files import listed
 from bench.plan import trials
 from bench.record import FINAL, digest_today, read
 from bench.statistics import TESTED, Cell, Record, Verdict, cell, lookup, summarise, verdict
@@ -44,7 +45,7 @@ def stored(root: Path, suite: Suite, budget: str, any_seed: bool) -> tuple[list[
     UserError for two records of the same trial.
     """
     found, remarks = [], []
-    for path in sorted((root / suite.suite / budget).glob("*/seed*.json")):
+    for path in [path for row in listed(root / suite.suite / budget) for path in listed(row, "seed*.json")]:
         try:
             found.append((path, read(path)))
         except UserError as error:

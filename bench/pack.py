@@ -15,14 +15,15 @@ from typing import NamedTuple
 
 from bench import checkpoint
 from bench.errors import UserError
-from bench.files import write_output
+from bench.files import below, listed, write_output
 from bench.record import FINAL, digest_today, parse, read, record_path, sources, store
 from bench.statistics import Record
 from bench.suite import Trial
 
 PART = 15 * 2**20  # bytes of a packed file
 MANIFEST = "manifest.json"  # the last member of a pack
-CARRIED = (".json", ".checkpoint", ".weights")  # not the checkpoint before, locks and logs
+CARRIED = (".json", ".checkpoint", ".weights")  # not locks and logs
+PREVIOUS = ".previous"  # ends the name of the checkpoint before the last
 
 
 def packed(out: Path) -> list[Path]:
@@ -30,13 +31,12 @@ def packed(out: Path) -> list[Path]:
     file = io.BytesIO()
     sums = {}
     with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, path in _carried(out):
-            data = path.read_bytes()
+        for name, data in _carried(out).items():
             sums[name] = hashlib.sha256(data).hexdigest()
             _add(tar, name, data)
         _add(tar, MANIFEST, _manifest(sums))
     content = file.getvalue()
-    for old in out.glob("campaign.tar.*"):
+    for old in listed(out, "campaign.tar.*"):
         old.unlink()
     parts = [out / f"campaign.tar.{start // PART:03d}" for start in range(0, len(content), PART)]
     for number, path in enumerate(parts):
@@ -45,13 +45,14 @@ def packed(out: Path) -> list[Path]:
 
 
 def unpacked(folder: Path) -> dict[str, bytes]:
-    """Every file that `packed` put into the parts in `folder`, by name; without parts the files below `folder` themselves.
+    """Every file that `packed` put into the parts in `folder` or that lies below it, by name.
 
+    Of a trial that is in both, the files of the one that is further: a run that was killed has packed nothing.
     UserError: a part is missing, or a single bit of a file is not as packed.
     """
-    parts = _parts(folder)
+    parts, loose = _parts(folder), _carried(folder)
     if not parts:
-        return {name: path.read_bytes() for name, path in _carried(folder)}
+        return loose
     content = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts)), mode="r:") as tar:
@@ -65,12 +66,41 @@ def unpacked(folder: Path) -> dict[str, bytes]:
         raise UserError(f"{parts[0]} and the parts after it are damaged or not all there: they end without a manifest")
     if manifest != _manifest({name: hashlib.sha256(data).hexdigest() for name, data in content.items()}):
         raise UserError(f"{parts[0]} and the parts after it are damaged: they hold other files than were packed")
-    return content
+    old, new = _by_trial(content), _by_trial(loose)
+    further = {stem for stem, files in new.items() if stem not in old or _reach(files, stem) > _reach(old[stem], stem)}
+    kept = {name: data for name, data in content.items() if _stem(name) not in further}
+    return kept | {name: data for name, data in loose.items() if _stem(name) in further}
 
 
-def _carried(root: Path) -> list[tuple[str, Path]]:
-    """Name and path of every file below `root` that is carried."""
-    return [(path.relative_to(root).as_posix(), path) for path in sorted(root.rglob("seed*")) if path.suffix in CARRIED]
+def _carried(root: Path) -> dict[str, bytes]:
+    """Every file below `root` that is carried, by name; of two checkpoints the last sound one, under the name of the last."""
+    names = {path.relative_to(root).as_posix().removesuffix(PREVIOUS): None for path in below(root, "seed*")}
+    return {name: _content(root / name) for name in names if Path(name).suffix in CARRIED}
+
+
+def _content(path: Path) -> bytes:
+    found = [place.read_bytes() for place in (path, path.with_name(path.name + PREVIOUS)) if place.exists()]
+    sound = (data for data in found if path.suffix != ".checkpoint" or checkpoint.parse(data) is not None)
+    return next(sound, found[0])
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _by_trial(content: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+    """Files by the names of their trials, then by their endings."""
+    trials: dict[str, dict[str, bytes]] = {}
+    for name, data in content.items():
+        trials.setdefault(_stem(name), {})[Path(name).suffix] = data
+    return trials
+
+
+def _reach(files: Mapping[str, bytes], stem: str) -> tuple[bool, int]:
+    """Whether a trial has a result, and the step of its checkpoint."""
+    final = ".json" in files and parse(files[".json"], f"{stem}.json")["status"] in FINAL
+    state = checkpoint.parse(files[".checkpoint"]) if ".checkpoint" in files else None
+    return final, 0 if state is None else state["step"]
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -86,7 +116,7 @@ def _manifest(sums: Mapping[str, str]) -> bytes:
 
 def _parts(folder: Path) -> list[Path]:
     """The parts of the pack in `folder`, in their order; UserError for one that is missing or has not its size."""
-    numbers = sorted(int(path.suffix[1:]) for path in folder.glob("campaign.tar.*") if path.suffix[1:].isdecimal())
+    numbers = sorted(int(path.suffix[1:]) for path in listed(folder, "campaign.tar.*") if path.suffix[1:].isdecimal())
     parts = [folder / f"campaign.tar.{number:03d}" for number in range(len(numbers))]
     for part, number in zip(parts, numbers, strict=True):
         if part.suffix != f".{number:03d}":
@@ -124,12 +154,9 @@ def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
         _require_no_other(home / name, record, content[name])
     if not allow_mixed:
         _require_same_code(home, final)
-    trials: dict[str, dict[str, bytes]] = {}
-    for name, data in content.items():
-        stem, dot, ending = name.rpartition(".")
-        trials.setdefault(stem, {})[dot + ending] = data
+    trials = _by_trial(content).items()
     try:
-        looked = [_looked_at(home, stem, files, records.get(f"{stem}.json")) for stem, files in trials.items()]
+        looked = [_looked_at(home, stem, files, records.get(f"{stem}.json")) for stem, files in trials]
         return [line for coming, lines in looked for line in [*lines, *_brought(home, coming)]]
     except OSError as error:
         raise UserError(f"cannot merge into {home} ({error.strerror}); mend that and merge again") from None
@@ -194,7 +221,7 @@ def _require_no_other(path: Path, record: Record, data: bytes) -> None:
 def _require_same_code(home: Path, final: Mapping[str, Record]) -> None:
     """UserError if a row would hold results of different code once `final` are at home beside what is there."""
     for row in sorted({str(Path(name).parent) for name in final}):
-        there = {f"{row}/{path.name}": read(path) for path in sorted((home / row).glob("seed*.json"))}
+        there = {f"{row}/{path.name}": read(path) for path in listed(home / row, "seed*.json")}
         come = {name: record for name, record in final.items() if str(Path(name).parent) == row}
         after = {name: record for name, record in {**there, **come}.items() if record["status"] in FINAL}
         first = min(after)

@@ -34,6 +34,10 @@ SHAPES = {  # of what tables read, where it is there at all
     "data.variant": (dict, NoneType),
     "data.variant.name": (str,),
     "run.git": (dict, NoneType),
+    "result.curve": (list,),
+    "run.seconds": (int, float),
+    "run.device_name": (str,),
+    "run.versions": (dict, NoneType),
     "departures": (list,),
     **{f"result.{at}": (dict, NoneType) for at in ("last", "selected", "best_on_test")},
     **{f"result.{at}.test": (dict,) for at in ("last", "selected", "best_on_test")},
@@ -141,7 +145,7 @@ def read(path: Path) -> dict[str, Any]:
 def parse(content: bytes, name: object) -> dict[str, Any]:
     """The record that a file holds; UserError as for `read`, with `name` in the place of the file."""
     try:
-        record = json.loads(content, parse_constant=_refuse, parse_float=_finite)
+        record = json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_countable)
         problem = _problem(record)
     except (ValueError, RecursionError) as error:
         problem = f"is not JSON: {error}"
@@ -161,6 +165,11 @@ def _seal(record: Mapping[str, Any]) -> str:
 def _finite(text: str) -> float:
     value = float(text)
     return value if math.isfinite(value) else _refuse(text)
+
+
+def _countable(text: str) -> int:
+    _finite(text)  # what no float can hold is no score
+    return int(text)
 
 
 def _refuse(constant: str) -> NoReturn:
@@ -200,6 +209,8 @@ def _misshapen(record: Mapping[str, Any]) -> str:
             return f"has {name} {value!r:.40}, expected {' or '.join(kind.__name__ for kind in kinds)}"
     if not all(isinstance(text, str) for text in record["departures"]):
         return "has departures that are no text"
+    if not all(isinstance(point, dict) for point in (record["result"] or {}).get("curve", [])):
+        return "has a result.curve that is no list of scorings"
     for entry in (record["data"].get("variant") or {}).values():
         if isinstance(entry, dict) and not all(
             isinstance(entry.get(key), str) for key in ("note", "sha256_images_nhwc")

@@ -36,6 +36,8 @@ def parse_seeds(text: str | int, where: str = "seeds") -> list[int]:
         if not 0 < len(span) <= MAX_SEEDS:
             raise UserError(f"{where}: {part} holds {len(span)} seeds; expected 1 to {MAX_SEEDS}")
         seeds += span
+    if len(seeds) > MAX_SEEDS:
+        raise UserError(f"{where}: {len(seeds)} seeds; expected 1 to {MAX_SEEDS}")
     return distinct(seeds, where)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.cli import Parser, closed
 from bench.errors import UserError
-from bench.files import given_folder, given_path, write_output
+from bench.files import given_folder, given_path, listed, write_output
 from bench.formats import Parts, comma_separated, encodable, github, latex, markdown
 from bench.lines import ABSENT, Line, label, line, printed, results, scores, stored
 from bench.plan import trials
@@ -228,7 +228,7 @@ def refuse_mixed(yours: Sequence[Record]) -> None:
 def incomplete(suite: Suite, budget: str, runs: Path, yours: Sequence[Record]) -> list[str]:
     """Rows that have some file of a record below `runs`, readable or not, and not a result of each planned trial in `yours`."""
     folder = runs / suite.suite / budget
-    begun = [row.row for row in suite.rows if any((folder / row.row).glob("seed*.json"))]
+    begun = [row.row for row in suite.rows if listed(folder / row.row, "seed*.json")]
     done = Counter(record["trial"]["row"] for record in yours if record["status"] == "done")
     return [f"{row}: {done[row]} of {len(suite.seeds)}" for row in begun if done[row] < len(suite.seeds)]
 

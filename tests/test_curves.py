@@ -37,7 +37,7 @@ def _going(trial: Trial, out: Path, steps: int = 999) -> Any:
 
 
 def _steps(root: Path) -> list[int]:
-    return [point["step"] for _, points in curves.curves([root]) for point in points]
+    return [point["step"] for _, points in curves.curves({"yours": root}) for point in points]
 
 
 def _point(step: int) -> dict[str, Any]:
@@ -61,8 +61,8 @@ def test_a_trial_under_way_shows_its_curve_and_its_record_takes_it_over(trial: T
     assert [_steps(tmp_path) for _ in _going(trial, tmp_path)] == [[]] * 4 + [[4]] * 4 + [[4, 8]] * 4
     place = record.record_path(tmp_path, trial)
     assert not place.with_suffix(curves.LIVE).exists()
-    told = [json.loads(line) for line in curves.lines([tmp_path]).splitlines()]
-    of = {"suite": "small", "budget": "quick", "row": "toy", "seed": 0}
+    told = [json.loads(line) for line in curves.lines({"yours": tmp_path}).splitlines()]
+    of = {"run": "yours", "suite": "small", "budget": "quick", "row": "toy", "seed": 0}
     assert told == [of | point for point in record.read(place)["result"]["curve"]] and len(told) == 3
 
 
@@ -105,7 +105,11 @@ def test_the_command_writes_every_point_of_both_roots(trial: Trial, tmp_path: Pa
     _left(tmp_path / "runs", trial, 2)
     _left(tmp_path / "reference", trial, 3)
     assert _main(tmp_path, tmp_path / "all.jsonl") == 0
-    assert [json.loads(line)["step"] for line in (tmp_path / "all.jsonl").read_text().splitlines()] == [0, 1, 2, 0, 1]
+    found = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert [(each["run"], each["step"]) for each in found] == [
+        *(("reference", step) for step in range(3)),
+        *(("yours", step) for step in range(2)),
+    ]
 
 
 def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -118,13 +122,18 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 @pytest.mark.filterwarnings("default")  # tensorboard's own
 def test_event_files_hold_each_point_once(trial: Trial, tmp_path: Path) -> None:
-    _left(tmp_path, trial, 2)
+    _left(tmp_path / "runs", trial, 2)
     events = curves.Events(tmp_path / "board")
-    assert events.add([tmp_path]) == 2 and events.add([tmp_path]) == 0
-    _left(tmp_path, trial, 3)
-    assert events.add([tmp_path]) == 1
-    found = _scalars(tmp_path / "board/small/quick/toy/seed00")
-    assert found["test/majority"] == [(0, 10.0), (1, 9.0), (2, 8.0)]
+    where = {"yours": tmp_path / "runs"}
+    assert events.add(where) == 2 and events.add(where) == 0
+    _left(tmp_path / "runs", trial, 3)
+    assert events.add(where) == 1
+    _left(tmp_path / "shipped", trial, 5)  # another of the same name, and further
+    assert events.add({"reference": tmp_path / "shipped"} | where) == 5
+    _left(tmp_path / "runs", trial, 4)
+    assert events.add({"reference": tmp_path / "shipped"} | where) == 1
+    found = _scalars(tmp_path / "board/yours/small/quick/toy/seed00")
+    assert found["test/majority"] == [(0, 10.0), (1, 9.0), (2, 8.0), (3, 7.0)]
     assert found.keys() == {"losses/d", "test/majority", "validation/majority"}
 
 

@@ -118,3 +118,21 @@ def test_an_output_goes_where_its_link_leads(tmp_path: Path) -> None:
     for text in ("one", "two"):
         write_output(link, text)
         assert link.is_symlink() and there.read_text() == text
+
+
+def test_files_are_found_by_name_and_what_is_not_there_is_none(tmp_path: Path) -> None:
+    for name in ("b/seed01.json", "a/seed00.json", "a/deep/seed02.json", "a/seed00.log"):
+        files.write_atomic(tmp_path / name, b"")
+    named = [path.relative_to(tmp_path).as_posix() for path in files.below(tmp_path, "seed*.json")]
+    assert named == ["a/deep/seed02.json", "a/seed00.json", "b/seed01.json"]
+    assert [path.name for path in files.listed(tmp_path / "a", "seed*")] == ["seed00.json", "seed00.log"]
+    for nothing in (tmp_path / "none", tmp_path / "a/seed00.log"):
+        assert files.below(nothing, "*") == files.listed(nothing) == []
+
+
+@pytest.mark.parametrize("find", [files.listed, files.below])
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path, find: Any) -> None:
+    """A link to itself, since permissions do not bind an administrator."""
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"cannot read .*loop \(Too many levels of symbolic links\); mend that"):
+        find(tmp_path / "loop", "seed*")

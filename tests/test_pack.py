@@ -71,6 +71,41 @@ def test_what_is_packed_comes_home(
     assert done.exists()
 
 
+def test_what_came_after_the_pack_comes_home_too(
+    store: Callable[..., Path], found: list[Trial], tmp_path: Path
+) -> None:
+    """A second run was killed before it could pack."""
+    out, home = tmp_path / "out", tmp_path / "home"
+    store(out, found[0])
+    _save(store(out, found[1], "interrupted"), found[1], 7)
+    _save(store(out, found[2], "interrupted"), found[2], 5)
+    pack.packed(out)
+    going = store(out, found[1])
+    going.with_suffix(".checkpoint").unlink()
+    _save(going.with_name("seed02.json"), found[2], 9)
+    came = pack.merge(out, home, False)
+    assert [line.partition(": ")[2] for line in came] == ["a result", "a result", "under way"]
+    assert record.read(record.record_path(home, found[1]))["status"] == "done"
+    assert checkpoint.step_reached(home / going.relative_to(out).with_name("seed02.checkpoint"), found[2].digest) == 9
+
+
+@pytest.mark.parametrize("last", [None, b"half"])
+def test_the_checkpoint_before_is_packed_where_the_last_is_none(
+    store: Callable[..., Path], found: list[Trial], tmp_path: Path, last: bytes | None
+) -> None:
+    """As a kill between the two moves of a save leaves it, or a flipped bit."""
+    out, home = tmp_path / "out", tmp_path / "home"
+    path = store(out, found[0], "interrupted").with_suffix(".checkpoint")
+    _save(path, found[0], 3)
+    path.replace(path.with_name("seed00.checkpoint.previous"))
+    if last is not None:
+        path.write_bytes(last)
+    pack.packed(out)
+    (came,) = pack.merge(out, home, False)
+    assert came.endswith("under way")
+    assert checkpoint.step_reached(home / path.relative_to(out), found[0].digest) == 3
+
+
 def test_home_that_has_the_result_stays(store: Callable[..., Path], found: list[Trial], tmp_path: Path) -> None:
     _save(store(tmp_path / "out", found[0], "interrupted"), found[0], 7)
     final = store(tmp_path / "home", found[0])

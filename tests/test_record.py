@@ -315,6 +315,12 @@ def test_any_change_after_writing_is_seen(path: Path) -> None:
         ({"data": {"note": 3}}, "has data.note 3, expected str"),
         ({"data": {"variant": {"name": "x", "train": {"note": "n"}}}}, "without note and sha256_images_nhwc"),
         ({"run": {"git": "main"}}, "has run.git 'main', expected dict"),
+        ({"run": {"seconds": "x"}}, "has run.seconds 'x', expected int or float"),
+        ({"run": {"device_name": [1]}}, "has run.device_name [1], expected str"),
+        ({"run": {"versions": 3}}, "has run.versions 3, expected dict"),
+        ({"result": {**RESULT, "curve": 3}}, "has result.curve 3, expected list"),
+        ({"result": {**RESULT, "curve": [3]}}, "has a result.curve that is no list of scorings"),
+        ({"result": {"last": {"step": 1, "test": {"majority": 10**400}}}}, "is not a JSON number"),
         ({"more": 1}, "holds the unknown 'more'"),
     ],
 )

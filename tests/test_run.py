@@ -68,6 +68,7 @@ def test_a_wrong_suite_is_one_line(capsys: Captured, arguments: list[str], words
         (["--seeds", "a-b"], "--seeds: expected seeds like 0-9"),
         (["--seeds", ""], "--seeds: expected seeds like 0-9"),
         (["--seeds", "3-1"], "--seeds: 3-1 holds 0 seeds"),
+        (["--seeds", "0-9999,10000-10001"], "--seeds: 10002 seeds; expected 1 to 10000"),
         (["--seeds", "1,2,1"], "--seeds: seed 1 stands twice"),
         (["--seeds", "0-2,2"], "--seeds: seed 2 stands twice"),
         (["--device", "gpu"], "--device: unknown device 'gpu'"),

@@ -404,3 +404,12 @@ def test_strict_counts_a_row_whose_records_are_all_damaged_and_warns_once(
     err = capsys.readouterr().err.splitlines()
     assert err[-2:] == ["incomplete: aae: 1 of 10", "incomplete: kmeans: 0 of 10"]
     assert [line.startswith("warning: ") for line in err] == [True, True, False, False]  # two files, a line each
+
+
+def test_a_row_that_cannot_be_read_is_not_a_row_without_records(
+    stored: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = tmp_path / "runs/mnist_unsup/paper/kmeans"
+    row.symlink_to("kmeans")  # to itself: permissions do not bind an administrator
+    assert main(stored) == 2
+    assert capsys.readouterr().err.startswith(f"error: cannot read {row} (")

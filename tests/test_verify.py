@@ -124,7 +124,8 @@ WRONG: dict[str, tuple[Tamper, str]] = {
     "another schema": (edited(lambda v: v.update(schema=2)), "has schema 2"),
     "another key": (edited(lambda v: v.update(extra=2)), "holds the unknown 'extra'"),
     "no curve": (edited(lambda v: v["result"].pop("curve")), "is not made as a record is (KeyError: 'curve')"),
-    "a curve of another kind": (edited(lambda v: v["result"].update(curve=[1])), "is not made as a record is"),
+    "a curve of another kind": (edited(lambda v: v["result"].update(curve=[1])), "that is no list of scorings"),
+    "a curve of other points": (edited(lambda v: v["result"].update(curve=[{}])), "is not made as a record is"),
     "a score that is text": (edited(lambda v: v["result"]["last"]["test"].update(ari="1")), "which is no number"),
     "a speed": (lambda r: edit(r / "speed.json", lambda v: v["rows"].pop()), "speed.md: is not what the records give"),
 }
