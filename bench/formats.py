@@ -24,6 +24,7 @@ SIGNS: dict[str, str | int | None] = {
 }
 SIGNS |= {"α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "ε": r"$\epsilon$", "λ": r"$\lambda$", "μ": r"$\mu$"}
 SIGNS |= {"ρ": r"$\rho$", "σ": r"$\sigma$", "φ": r"$\phi$", "Σ": r"$\Sigma$"}
+MARK = r" \[([1-9]\d*(?:, [1-9]\d*)*)\](?= *(?:&|\\\\))"  # of footnotes, which end a cell; [0, 1] is an interval
 OTHERS = "Other scores on the test set, at the last step unless said otherwise, mean ± std."
 
 
@@ -61,6 +62,7 @@ def grid(rows: Sequence[dict[str, str]], style: str) -> str:
 def latex(found: Parts) -> str:
     """A paragraph with both tables and the notes as a list; needs booktabs."""
     first, second = (_symbols(grid(rows, "latex_booktabs")) for rows in (found.main, found.others))
+    first = re.sub(MARK, r"$^{\1}$", first)
     items = "\n".join(rf"\item {_tex(text)}" for text in found.notes)
     listed = f"\\begin{{enumerate}}\n{items}\n\\end{{enumerate}}" if items else ""
     heading = rf"\paragraph{{{_tex(found.title)}}} {_tex(found.heading)}"
@@ -72,8 +74,8 @@ def _tex(text: str) -> str:
 
 
 def _symbols(text: str) -> str:
-    """Signs that LaTeX spells otherwise, and marks as superscripts."""
-    return re.sub(r" \[([\d, ]+)\]", r"$^{\1}$", text.translate(str.maketrans(SIGNS)))
+    """Signs that LaTeX spells otherwise."""
+    return text.translate(str.maketrans(SIGNS))
 
 
 def comma_separated(rows: Sequence[dict[str, object]]) -> str:

@@ -198,6 +198,17 @@ def test_latex_has_no_sign_that_pdflatex_does_not_know() -> None:
         assert not {sign for sign in re.sub(r"\$[^$]*\$", "", text) if sign == "|" or not sign.isascii()}
 
 
+def test_latex_raises_footnote_marks_and_no_other_brackets() -> None:
+    row = replace(
+        SUITE.rows[0], label="AMM [3, 4] on [0, 1]", departures=("Pixels in [0, 1]; see [2].",), published=None
+    )
+    made = render(replace(SUITE, rows=(row,), notes=("Codes in [1, 2]",)), "paper", [], [make("amm_k10", 0)], "latex")
+    assert r"\item Pixels in [0, 1]; see [2]." in made and r"\item Codes in [1, 2]" in made
+    assert r" AMM [3, 4] on [0, 1]$^{1, 2}$ " in made
+    bare = replace(SUITE, rows=(replace(row, departures=()),))
+    assert r" AMM [3, 4] on [0, 1] " in render(bare, "paper", [], [], "latex")
+
+
 @pytest.mark.parametrize(("task", "name"), [("clustering", "majority"), ("classification", "error")])
 @pytest.mark.parametrize("fmt", ["markdown", "latex"])
 def test_the_classifier_of_eq_19_has_a_column_if_any_row_has_it(task: str, name: str, fmt: str) -> None:
