@@ -23,16 +23,19 @@ from bench.cli import Parser, closed
 from bench.data import load_for
 from bench.errors import UserError
 from bench.files import given_folder, given_path, write_output
-from bench.lines import ABSENT, Line, line
+from bench.lines import ABSENT, Line, other_budget
 from bench.pictures import COLOURS, Picture, Pictures, new_figure
 from bench.plan import trials
-from bench.record import record_path
+from bench.record import FINAL, record_path
 from bench.run import UNFINISHED
 from bench.statistics import Record, lookup
 from bench.suite import Suite, load_suite
-from bench.table import shown
+from bench.table import collected, prepared, shown
 from bench.trained import load
 from models.noise import Noise
+
+# how the trials of a run are drawn: name, colour, marker
+SOURCES = {"yours": ("our trials", COLOURS[3], "s"), "reference": ("reference trials", COLOURS[5], "o")}
 
 
 def learning_curves(suite: Suite, row: str, records: Sequence[Record]) -> Picture:
@@ -65,52 +68,56 @@ def learning_curves(suite: Suite, row: str, records: Sequence[Record]) -> Pictur
     )
 
 
-def comparison(suite: Suite, budget: str, records: Sequence[Record]) -> Picture:
-    """Every row's score at the end: each trial a dot, mean and std a bar, the published mean and std a diamond above."""
-    lines = [line(suite, budget, row, records, []) for row in suite.rows]
-    drawn = [found for found in lines if found.cells["reference"].text() or found.row.published]
+def comparison(suite: Suite, budget: str, lines: Sequence[Line]) -> Picture:
+    """Every row's score at the end: each trial a dot, mean and std a bar, the published mean and std a diamond above.
+
+    `lines` are those of the table of `budget`, and the trials of a row those that its verdict is about.
+    """
+    drawn = [found for found in lines if found.cells[found.source].text() or found.row.published]
     figure = new_figure(6.0, 0.34 * len(drawn) + 0.9)
     axis = figure.subplots()
     for place, found in enumerate(reversed(drawn)):
-        published, summary = found.row.published, found.cells["reference"].summary
+        published, summary = found.row.published, found.cells[found.source].summary
         if published:
             style = {"color": COLOURS[6], "marker": "D", "markersize": 4, "capsize": 3, "linestyle": "none"}
             axis.errorbar(published.mean, place + 0.18, xerr=published.std or None, label="published", **style)
         if summary:
-            done = [r for r in found.records["reference"] if r["status"] == "done"]
+            done = [r for r in found.records[found.source] if r["status"] == "done"]
             values = [lookup(record, "last", found.metric) for record in done]
             axis.plot(values, [place - 0.18] * len(values), "|", color=COLOURS[8], markersize=5)
-            style = {"color": COLOURS[5], "marker": "o", "markersize": 4, "capsize": 3, "linestyle": "none"}
-            axis.errorbar(summary.mean, place - 0.18, xerr=summary.std or None, label="our trials", **style)
-    axis.set_yticks(range(len(drawn)), [_named(suite, found) for found in reversed(drawn)])
+            name, colour, marker = SOURCES[found.source]
+            style = {"color": colour, "marker": marker, "markersize": 4, "capsize": 3, "linestyle": "none"}
+            axis.errorbar(summary.mean, place - 0.18, xerr=summary.std or None, label=name, **style)
+    told = [(_named(found), _remarks(suite, budget, found)) for found in drawn]
+    axis.set_yticks(range(len(drawn)), ["\n".join(filter(None, texts)) for texts in reversed(told)])
     axis.set_ylim(-0.6, len(drawn) - 0.4)
     axis.set_xlim(0)
     axis.set_xlabel(f"{suite.metric}, %")
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2)  # within it would pass for data
-    alt = f"{suite.metric} of every row: published mean and std above, our trials, their mean and std below"
-    return Picture("comparison", alt, figure)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=3)  # within it would pass for data
+    alt = f"{suite.metric} of every row: published mean and std above, the trials, their mean and std below"
+    return Picture("comparison", "; ".join([alt, *(f"{name}: {said}" for name, said in told if said)]), figure)
 
 
-def _named(suite: Suite, found: Line) -> str:
-    """A row's label with what its trials without a result are, and its score where that is not the suite's."""
-    clusters = f", K = {found.clusters}" if found.clusters != ABSENT else ""
-    score = found.metric if found.metric != suite.metric else ""
-    remarks = ", ".join(filter(None, [score, found.cells["reference"].missing()]))
-    return found.row.label + clusters + (f"\n{remarks}" if remarks else "")
+def _named(found: Line) -> str:
+    return found.row.label + (f", K = {found.clusters}" if found.clusters != ABSENT else "")
+
+
+def _remarks(suite: Suite, budget: str, found: Line) -> str:
+    """A row's score and budget where they are not those of the table, and what its trials without a result are."""
+    score, cell = found.metric if found.metric != suite.metric else "", found.cells[found.source]
+    of = other_budget(suite, budget, found.budgets[found.source]) if cell.text() else ""
+    return ", ".join(filter(None, [score, of, cell.missing()]))
 
 
 def write(folder: Path, title: str, pictures: Sequence[Picture]) -> None:
     """Each picture as PNG and SVG, and README.md, which shows them."""
-    from matplotlib import pyplot
-
     parts = [f"# {title}"]
     for picture in pictures:
         for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             file = io.BytesIO()
             picture.figure.savefig(file, format=form, dpi=150, metadata=metadata)
             write_output(folder / f"{picture.name}.{form}", file.getvalue())
-        pyplot.close(picture.figure)
         parts.append(f"![{picture.alt}]({picture.name}.png)\n\n{picture.alt}.")
     write_output(folder / "README.md", "\n\n".join(parts) + "\n")
 
@@ -142,17 +149,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _make(options: argparse.Namespace) -> int:
     suite = load_suite(options.suite)
     trials(suite, options.budget)  # refuses an unknown budget
-    records = shown(suite, options.budget, options.runs, options.reference, options.allow_mixed)
+    roots = options.runs, options.reference
     folder = options.out / suite.suite
     if options.row is None:
         for name in ("seed", "data_root"):
             if getattr(options, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')}: goes with --row, whose trained trial is drawn")
-        if not records:
+        shipped, yours, remarks = collected(suite, options.budget, *roots, options.allow_mixed)
+        lines, _ = prepared(suite, options.budget, shipped, yours)
+        print("".join(f"{remark}\n" for remark in remarks), end="", file=sys.stderr)  # a picture has no notes
+        if not any(record["status"] in FINAL for found in lines for record in found.records[found.source]):
             where = f"{options.runs} or {options.reference}"
             print(f"{suite.suite}: no result under {options.budget} below {where} yet; run it first", file=sys.stderr)
             return UNFINISHED
-        write(folder, suite.title, [comparison(suite, options.budget, records)])
+        write(folder, suite.title, [comparison(suite, options.budget, lines)])
         return 0
     (trial,) = trials(suite, options.budget, [options.row], [options.seed or 0])
     path = record_path(options.runs, trial)
@@ -161,6 +171,7 @@ def _make(options: argparse.Namespace) -> int:
         raise UserError(
             f"{path}: no such record; run it first: python -m {command} --keep-weights --out {options.runs}"
         )
+    records = shown(suite, options.budget, *roots, options.allow_mixed)
     trained = load(path)
     dataset = load_for(trial, Noise.seeded(trial.init_seed), options.data_root)
     mine = [r for r in records if r["trial"]["row"] == options.row and r["status"] == "done"]

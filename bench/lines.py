@@ -195,6 +195,11 @@ def label(suite: Suite, budget: str) -> str:
     return found.label or ("" if found.comparable else f"{budget}, not comparable")
 
 
+def other_budget(suite: Suite, budget: str, of: str) -> str:
+    """What trials of the budget `of` are told apart by where `budget` was asked for; empty if it is that and comparable."""
+    return "" if of == budget and suite.budgets[of].comparable else f"{of} budget"
+
+
 def scores(suite: Suite, found: Line) -> dict[str, str]:
     done = [record for record in found.records[found.source] if record["status"] == "done"]
     budget = found.budgets[found.source]

@@ -44,12 +44,10 @@ class Picture:
 
 def new_figure(width: float, height: float) -> Any:
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update(STYLE)
-    return pyplot.figure(figsize=(width, height), layout="constrained")
+    matplotlib.rcParams.update(STYLE)
+    return Figure(figsize=(width, height), layout="constrained")  # pyplot would keep it until it is told to close it
 
 
 def _grid(axis: Any, images: Sequence[Tensor | None], columns: int) -> None:

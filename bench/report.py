@@ -22,7 +22,7 @@ from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.files import ended, given_folder, given_path, require_stem, write_output
 from bench.formats import OTHERS, Parts, github, grid
-from bench.lines import ABSENT, Line, printed
+from bench.lines import ABSENT, Line, other_budget, printed
 from bench.plan import trials
 from bench.record import record_path
 from bench.statistics import ENOUGH, Record, bootstrap, detectable, lookup
@@ -78,7 +78,7 @@ def section(suite: Suite, runs: Path, reference: Path, allow_mixed: bool = False
     if not shipped and not yours and not any(row.published for row in suite.rows):
         return None
     lines, common = prepared(suite, "paper", shipped, yours, remarks)
-    drawn = figures.comparison(suite, "paper", shipped or yours)
+    drawn = figures.comparison(suite, "paper", lines)
     file = io.BytesIO()
     drawn.figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
     files = {line.row.row: [*_files(line, "reference", reference), *_files(line, "yours", runs)] for line in lines}
@@ -117,7 +117,7 @@ def glance(sections: Sequence[Section]) -> Rows:
             "model": line.row.label,
             "K": line.clusters,
             "published": printed(line.row.published),
-            "ours": line.cells[line.source].text() or "no trial yet",
+            "ours": _ours(found.suite, line) or "no trial yet",
             "verdict": line.verdict.word,
             "bootstrap 95 %": _bootstrap(line),
             "detectable": _detectable(line),
@@ -127,6 +127,12 @@ def glance(sections: Sequence[Section]) -> Rows:
         for line in found.lines
         if line.row.published
     ]
+
+
+def _ours(suite: Suite, line: Line) -> str:
+    """The cell that the verdict is about, with its budget where the table says it."""
+    text = line.cells[line.source].text()
+    return ", ".join(filter(None, [text, other_budget(suite, "paper", line.budgets[line.source])])) if text else ""
 
 
 def _bootstrap(line: Line) -> str:

@@ -18,7 +18,7 @@ from bench.cli import Parser, closed
 from bench.errors import UserError
 from bench.files import given_folder, given_path, listed, write_output
 from bench.formats import Parts, comma_separated, encodable, github, latex, markdown
-from bench.lines import ABSENT, Line, label, line, printed, results, scores, stored
+from bench.lines import ABSENT, Line, label, line, other_budget, printed, results, scores, stored
 from bench.plan import trials
 from bench.record import shortened, sources
 from bench.statistics import Record
@@ -82,8 +82,9 @@ def _main_rows(suite: Suite, budget: str, lines: Sequence[Line], notes: Notes) -
 def _run(suite: Suite, budget: str, found: Line, run: str) -> tuple[str, list[str]]:
     """One cell and its notes; a reference run names its budget unless that is the one asked for and comparable."""
     text, of, marks = found.cells[run].text(), found.budgets[run], list(found.notes[run])
-    if text and run == "reference" and (of != budget or not suite.budgets[of].comparable):
-        text += f", {of} budget"
+    said = other_budget(suite, budget, of) if text and run == "reference" else ""  # yours: the column's title says it
+    if said:
+        text += f", {said}"
         marks += [f"Budget {of}: {label(suite, of)}."] if label(suite, of) else []
     return text or ABSENT, marks
 

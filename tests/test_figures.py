@@ -13,10 +13,12 @@ import torch
 from bench import checkpoint, figures, record
 from bench.data import load_for
 from bench.errors import UserError
-from bench.pictures import POINTS, Pictures
+from bench.pictures import COLOURS, POINTS, Pictures
 from bench.plan import trials
 from bench.seeds import derive
-from bench.suite import Published, Trial, load_suite
+from bench.statistics import Record
+from bench.suite import Budget, Published, Suite, Trial, load_suite
+from bench.table import prepared
 from bench.trained import load
 from bench.trainer import Run
 from models.noise import Noise
@@ -190,11 +192,51 @@ def test_comparison_names_another_score_and_counts_what_has_none(stored: Path) -
     amm, kmeans = suite.rows
     other = replace(amm, published=Published(mean=5.0, source="made up", metric="test.hungarian"))
     failed = [record.new_record(trial, "diverged") for trial in trials(suite, "paper", ["kmeans"], range(2))]
-    figure = figures.comparison(replace(suite, rows=(other, kmeans)), "paper", failed).figure
+    suite = replace(suite, rows=(other, kmeans))
+    figure = figures.comparison(suite, "paper", prepared(suite, "paper", (), failed)[0]).figure
     (axis,), (legend,) = figure.axes, figure.legends
     labels = [label.get_text() for label in axis.get_yticklabels()]
     assert labels == ["k-means, K = 10\n2/2 diverged", "AMM, K = 12\ntest.hungarian"]
     assert [text.get_text() for text in legend.get_texts()] == ["published"]
+
+
+def _scored(suite: Suite, budget: str, row: str, *values: float) -> list[Record]:
+    """A record for each score, of the seeds from 0 on."""
+    planned = trials(suite, budget, [row], range(len(values)))
+    points = [{"step": 4, "test": {"majority": value}} for value in values]
+    results = [{"last": point, "weights_sha256": f"{row} {budget} {point}"} for point in points]
+    return [record.new_record(trial, "done", result=one) for trial, one in zip(planned, results, strict=True)]
+
+
+def test_comparison_names_the_budget_of_a_quick_run(stored: Path) -> None:
+    suite = load_suite(stored / "tiny.yaml")
+    suite = replace(suite, budgets={**suite.budgets, "quick": Budget("quick", steps=2, validate=2, label="quick")})
+    shipped = [*_scored(suite, "quick", "amm", 40.0), *_scored(suite, "paper", "kmeans", 20.0)]
+    drawn = figures.comparison(suite, "paper", prepared(suite, "paper", shipped, ())[0])
+    labels = [label.get_text() for label in drawn.figure.axes[0].get_yticklabels()]
+    assert labels == ["k-means, K = 10", "AMM, K = 12\nquick budget"]
+    assert "AMM, K = 12: quick budget" in drawn.alt and "k-means, K = 10:" not in drawn.alt
+    mine = _scored(suite, "quick", "kmeans", 20.0)
+    drawn = figures.comparison(suite, "quick", prepared(suite, "quick", (), mine)[0])
+    assert "k-means, K = 10: quick budget" in drawn.alt
+
+
+def test_comparison_draws_of_each_row_yours_or_else_the_reference(stored: Path, tmp_path: Path) -> None:
+    suite = load_suite(stored / "tiny.yaml")
+    shipped = [*_scored(suite, "paper", "amm", 40.0, 44.0), *_scored(suite, "paper", "kmeans", 30.0)]
+    mine = _scored(suite, "paper", "kmeans", 20.0, 22.0)
+    figure = figures.comparison(suite, "paper", prepared(suite, "paper", shipped, mine)[0]).figure
+    (axis,), (legend,) = figure.axes, figure.legends
+    dots = {tuple(line.get_xdata()) for line in axis.lines if line.get_color() == COLOURS[8]}
+    assert dots == {(20.0, 22.0), (40.0, 44.0)}  # the reference's 30 is in no mean of yours
+    assert {text.get_text() for text in legend.get_texts()} == {"published", "reference trials", "our trials"}
+    for root, records in ((tmp_path / "reference", shipped[:2]), (tmp_path / "runs", mine)):
+        for one in records:
+            record.write(record.record_path(root, Trial.from_json(one["trial"])), one)
+    where = ["--runs", str(tmp_path / "runs"), "--reference", str(tmp_path / "reference"), "--out", str(tmp_path)]
+    assert figures.main(["--suite", str(stored / "tiny.yaml"), *where]) == 0
+    words = (tmp_path / "tiny/comparison.svg").read_text()
+    assert all(text in words for text in ("AMM, K = 12", "k-means, K = 10", ">reference trials<", ">our trials<"))
 
 
 def test_a_curve_of_one_scoring_is_a_dot(stored: Path) -> None:

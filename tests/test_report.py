@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from bench import record, report
+from bench import figures, record, report
+from bench.pictures import COLOURS, Picture
 from bench.plan import trials
 from bench.suite import Suite, load_suite
 
@@ -70,9 +72,9 @@ def suite(tmp_path: Path) -> Suite:
     return _recorded(tmp_path / "tiny.yaml", tmp_path)
 
 
-def _recorded(path: Path, tmp_path: Path) -> Suite:
+def _recorded(path: Path, tmp_path: Path, budget: str = "paper", root: str = "reference") -> Suite:
     suite = load_suite(path)
-    for trial in trials(suite, "paper"):
+    for trial in trials(suite, budget):
         score = 3.0 + 0.1 * trial.seed
         point = {"step": 0, "test": {"majority": score, "mode_majority": 4.0}, "validation": {"majority": score}}
         result = {"last": point, "selected": point, "best_on_test": point, "curve": [point]}
@@ -80,7 +82,7 @@ def _recorded(path: Path, tmp_path: Path) -> Suite:
         run = {"device": "cpu", "device_name": "A Chip", "seconds": 1800.0, "versions": {"torch": "2.15"}}
         run["git"] = {"sha": "0123456789abcdef", "dirty": trial.seed == 2}
         found = record.new_record(trial, "done", result=result, data={"digest": "d"}, run=run)
-        record.write(record.record_path(tmp_path / "reference", trial), found)
+        record.write(record.record_path(tmp_path / root, trial), found)
     return suite
 
 
@@ -142,6 +144,31 @@ def test_at_a_glance_is_every_row_with_a_published_number(tmp_path: Path, suite:
     assert found is not None
     (row,) = report.glance([found])
     assert row["model"] == "One <b>" and row["verdict"].startswith("reproduced")
+
+
+def test_a_quick_run_is_named_as_one_at_a_glance_and_in_the_picture(tmp_path: Path) -> None:
+    quick = '  quick: {steps: 2, label: "quick: 2 steps"}\nrows:'
+    (tmp_path / "tiny.yaml").write_text(SUITE.replace("rows:", quick))
+    suite = _recorded(tmp_path / "tiny.yaml", tmp_path, budget="quick")
+    found = report.section(suite, tmp_path / "runs", tmp_path / "reference")
+    assert found is not None
+    (row,) = report.glance([found])
+    assert row["ours"] == "3.10 ± 0.10 (3), quick budget"
+    assert "One <b>, K = 3: quick budget" in found.alt
+
+
+def test_a_row_that_only_you_ran_is_in_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.yaml").write_text(SUITE)
+    for root, row in (("reference", "two"), ("runs", "one")):  # the other row has nothing there
+        suite = _recorded(tmp_path / "tiny.yaml", tmp_path, root=root)
+        shutil.rmtree(tmp_path / root / "tiny/paper" / row)
+    drawn: list[Picture] = []
+    kept = figures.comparison
+    monkeypatch.setattr(figures, "comparison", lambda *of: drawn.append(kept(*of)) or drawn[-1])
+    assert report.section(suite, tmp_path / "runs", tmp_path / "reference")
+    (axis,) = drawn[0].figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["Two, K = 4", "One <b>, K = 3"]
+    assert sum(line.get_color() == COLOURS[8] for line in axis.lines) == 2  # the trials of both
 
 
 def test_one_published_trial_has_no_detectable_difference(tmp_path: Path, suite: Suite) -> None:
