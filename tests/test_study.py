@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,27 @@ def test_the_table_shows_quarters_differences_and_readings(tmp_path: Path, suite
     assert lines[2][7:10] == ["5.0 ± 0.0", "3.0 ± 0.0", "0.300 ± 0.000"]
     # readings that newer records alone have
     assert (lines[0][-1], lines[2][-1], lines[3][-1]) == ("redraw_y", "–", "0.250 ± 0.000")
+
+
+def test_a_quarter_between_two_scorings_is_read_off_the_line_between_them(tmp_path: Path, suite: Suite) -> None:
+    (trial, *_) = trials(suite, "paper")
+    scores = (50.0, 40.0, 20.0, 10.0, 0.0)  # at a fifth of the steps, two fifths and so on
+    curve = [{"step": 550 * (i + 1), "validation": {"majority": score}} for i, score in enumerate(scores)]
+    one = record.new_record(replace(trial, steps=2750), "done", result={"last": curve[-1], "curve": curve})
+    assert _quarters(suite, one) == ["47.5", "30.0", "12.5", "0.0"]
+    one["result"]["curve"] = curve[1:]  # what comes before the first scoring is not known
+    assert _quarters(suite, one) == ["–", "30.0", "12.5", "0.0"]
+    del curve[2]["validation"]["majority"]
+    assert _quarters(suite, one) == ["–", "–", "–", "0.0"]
+    one["result"]["curve"] = [{"step": 0, "validation": {"majority": 5.0}}]  # a method that learns without steps
+    assert _quarters(suite, one) == ["5.0"] * 4
+
+
+def _quarters(suite: Suite, one: Record) -> list[str]:
+    lines = study.table(suite, {"base": [one]}).splitlines()
+    titles, _, cells = ([cell.strip() for cell in line.split("|")[3:7]] for line in lines)
+    assert titles == ["at 25%", "at 50%", "at 75%", "at 100%"]
+    return cells
 
 
 def test_of_each_row_yours_are_shown_or_else_the_reference(tmp_path: Path, suite: Suite) -> None:
