@@ -56,6 +56,18 @@ def acquire(path: Path, stop: Callable[[], bool] = lambda: False) -> Generator[N
     return lock if lock.claim() else None
 
 
+def under_way(path: Path) -> bool:
+    """Whether the lock has a holder that lives, by one look; of another machine's, which takes longer, it is believed."""
+    try:
+        with _file(path, _newest(path)).open("rb") as file:
+            dead = _flock(file, fcntl.LOCK_SH)  # shared: who looks at the same moment, or may not write, sees the same
+            return not (dead and _machine_of(file.read()) == machine())
+    except (FileNotFoundError, NotADirectoryError):  # there is none
+        return False
+    except PermissionError:  # another user's, which cannot be asked
+        return True
+
+
 class Lock:
     """A lock to be claimed and held; as a context manager it is released in the end."""
 
@@ -162,10 +174,10 @@ def _lives(path: Path, stop: Callable[[], bool]) -> Generator[None, None, bool]:
     return False
 
 
-def _flock(file: BinaryIO) -> bool | None:
+def _flock(file: BinaryIO, kind: int = fcntl.LOCK_EX) -> bool | None:
     """Whether the system's lock on an open file could be had; None where the file system knows no such locks."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

@@ -153,14 +153,15 @@ def show_status(trials: Sequence[Trial], out: Path) -> int:
 
 
 def status_lines(trials: Sequence[Trial], out: Path) -> list[str]:
-    """One line for each row; a trial that some runner holds the lock of, and has no result yet, is under way."""
+    """One line for each row; a trial that a living runner holds the lock of, and has no result yet, is under way."""
+    from bench.lock import under_way
     from bench.record import FINAL, record_path, stored_status
 
     rows: dict[str, Counter[str]] = {}
     for trial in trials:
         path = record_path(out, trial)
         status = stored_status(path, trial)
-        if status not in FINAL and any(path.parent.glob(f"{path.stem}.lock.*")):
+        if status not in FINAL and under_way(path.with_suffix(".lock")):
             status = "under way"
         rows.setdefault(trial.row, Counter())[status] += 1
     told = ((row, ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))) for row, counts in rows.items())

@@ -842,6 +842,24 @@ def test_kill_9_of_a_trial_then_sigterm_then_the_same_command_equals_an_undistur
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.fault(15)
+def test_status_tells_a_trial_that_was_killed_from_one_under_way(
+    write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, out = write_suite("amm", quick='{steps: 50000, validate: 4, label: "quick"}'), tmp_path / "out"
+    path = out / "small" / "quick" / "amm" / "seed00.json"
+    status = ["status", "--suite", str(suite), "--budget", "quick", "--out", str(out)]
+    with _runner(suite, out) as runner:
+        _until(lambda: _training(path))
+        assert main(status) == 0
+        os.kill(_child_of(runner.pid), signal.SIGKILL)
+        assert runner.wait(timeout=60) == 1
+    assert path.with_name("seed00.lock.1").exists()
+    assert main(status) == 0
+    told = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert told == [["amm", "1 under way"], ["amm", "1 killed"]]
+
+
 @pytest.mark.fault(1, 2)
 def test_kill_9_of_the_dispatcher_then_sigint_then_no_time_then_the_same_command_equals_an_undisturbed_run(
     amm: tuple[Path, Path, Path], expected: dict[str, Any]

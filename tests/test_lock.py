@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -126,6 +127,24 @@ def test_a_beat_of_another_machine_means_life_whatever_its_clock_says(path: Path
 
     assert acquired(path, beat) is None
     assert os.listdir(path.parent) == ["seed00.lock.1"]
+
+
+def test_a_holder_whose_life_one_look_cannot_tell_is_believed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not lock.under_way(path)
+    file = of_another_machine(path)
+    assert lock.under_way(path)
+    file.write_text(json.dumps({"machine": lock.machine(), "beat": 1}))
+    assert not lock.under_way(path)
+    monkeypatch.setattr(lock, "_flock", lambda *_: None)  # as where the file system knows no locks
+    assert lock.under_way(path)
+
+
+def test_two_who_look_at_a_dead_holder_see_the_same(path: Path) -> None:
+    file = of_another_machine(path)
+    file.write_text(json.dumps({"machine": lock.machine(), "beat": 1}))
+    with file.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert not lock.under_way(path)
 
 
 def test_a_watcher_that_shall_stop_leaves_the_lock_alone(path: Path) -> None:
