@@ -137,12 +137,13 @@ class Dispatcher:
             for path in paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
             return skipped + self._start(worker, left, seconds)
-        except OSError as error:
-            where = paths[0].parent
-            self.stopped = self.stopped or f"error: {where}: {error.strerror}; free some space or use another --out"
-            return skipped + ["failed"] * len(left)
         except Exception as error:
-            self.board.done(_name(left[0]), f"failed: {error!r}")
+            worker.close()  # its process may be at work still; the next lot gets another one
+            if isinstance(error, OSError):
+                where = paths[0].parent
+                self.stopped = self.stopped or f"error: {where}: {error.strerror}; free some space or use another --out"
+            else:
+                self.board.done(_name(left[0]), f"failed: {error!r}")
             return skipped + ["failed"] * len(left)
         finally:
             self.free.put(worker)
@@ -169,7 +170,7 @@ class Dispatcher:
             if "end" in heard:
                 statuses[number] = self._conclude(lot[number], said[number])
             if len(statuses) == len(lot):
-                if worker.device != "cpu":
+                if worker.device != "cpu" or heard.get("leaves"):  # one that leaves looks alive, and would take a job
                     worker.close()
                 return list(statuses.values())
         died_with = worker.close()

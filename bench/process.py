@@ -33,7 +33,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 encoding="utf-8",
-                errors="replace",  # whatever a method prints must not hurt
+                errors="replace",  # whatever it says must not hurt
                 env=environment(self.threads),
                 start_new_session=True,  # a terminal's Ctrl-C reaches the dispatcher alone, which passes it on
             )
@@ -68,7 +68,7 @@ class Worker:
 
 
 def parsed(line: str) -> dict[str, Any]:
-    """A JSON object from a line of the child, or nothing: a method's own print must not hurt."""
+    """A JSON object from a line of the child, or nothing: half a line of one that died must not hurt."""
     try:
         value = json.loads(line)
     except ValueError:

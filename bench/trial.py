@@ -1,5 +1,6 @@
 """A process that runs trials: a job a line on standard input, progress as JSON lines on standard output.
 
+What a method or a library prints is kept apart from these lines: it goes to the trial's log.
 Started by `bench.dispatch`; a kill or a crash here costs the trials under way alone. SIGINT, SIGTERM and the end of the
 parent make it finish the step, write a checkpoint and leave; a second signal leaves at once. Trials that share the process
 take turns, a step each, on a GPU each on a stream of its own (`bench.pool`).
@@ -16,10 +17,11 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -33,6 +35,9 @@ from bench.sources import SOURCES
 from bench.suite import Trial
 from bench.trainer import Run
 from bench.yaml_strict import build
+
+OUT, ERR = 1, 2  # where a C library prints, whatever sys.stdout is
+_channel: TextIO | None = None  # to the dispatcher; standard output until `keep_apart`
 
 
 @dataclass(frozen=True)
@@ -202,13 +207,25 @@ class Reporter:
             say(trial=self.number, step=step, steps=steps)
 
 
+def keep_apart() -> None:
+    """Keeps the pipe to the dispatcher for `say` alone; all else that is printed goes where standard error goes.
+
+    Text without an end of line would hide the message after it, and JSON would pass for one.
+    """
+    global _channel
+    _channel = os.fdopen(os.dup(OUT), "w")
+    os.dup2(ERR, OUT)
+    sys.stdout = sys.stderr  # one buffer, so that all is in order
+
+
 def say(**message: object) -> None:
     """One line for the dispatcher; that it may be gone must not end a trial, which stops by itself then."""
+    channel = _channel or sys.stdout
     try:
-        print(json.dumps(message), flush=True)
+        print(json.dumps(message), file=channel, flush=True)
     except OSError:
         with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            os.dup2(nowhere.fileno(), channel.fileno())
 
 
 def _data_facts(run: Run) -> dict[str, Any]:
@@ -237,14 +254,15 @@ def _run_facts(job: Job) -> dict[str, Any]:
 
 
 def attempt(job: Job, stop: Stop, pool: Pool) -> Going:
-    """`run` with every exception turned into a way to end, and standard error into the trial's log.
+    """`run` with every exception turned into a way to end, and what is printed into the trial's log.
 
     torch.OutOfMemoryError goes on to the pool while other trials share the memory.
     """
     log = record.record_path(Path(job.out), job.trial).with_suffix(".log")
     try:
         with log.open("a") as file:
-            os.dup2(file.fileno(), sys.stderr.fileno())
+            for printed in (OUT, ERR):
+                os.dup2(file.fileno(), printed)
         return (yield from run(job, stop, pool))
     except UserError as error:
         say(trial=job.number, error=str(error))
@@ -259,10 +277,17 @@ def attempt(job: Job, stop: Stop, pool: Pool) -> Going:
             traceback.print_exc(file=file)
         say(trial=job.number, failed=told(error))
         return FAILED
+    finally:
+        with suppress(OSError):  # a full disk
+            sys.stderr.flush()  # a line without an end belongs to this log, not to the next one
 
 
 def main() -> int:
-    """Runs jobs until the parent closes the pipe or a signal comes; says {"trial": number, "end": code} after each."""
+    """Runs jobs until the parent closes the pipe or a signal comes.
+
+    Says {"trial": number, "end": code, "leaves": whether this process takes no further job} after each.
+    """
+    keep_apart()
     stop = Stop()
     pool: Pool | None = None
     while True:
@@ -277,7 +302,7 @@ def main() -> int:
         if pool is None or not pool.busy():
             return 0
         for number, end in pool.turn():
-            say(trial=number, end=end)
+            say(trial=number, end=end, leaves=stop.asked)
         if stop.asked and not pool.busy():
             return 0
 

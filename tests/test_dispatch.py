@@ -383,6 +383,7 @@ def test_the_time_for_all_jobs_is_counted_from_the_first_one_on(
             asked.jobs.put("")  # as when the parent closes the pipe
         return trial.DONE
 
+    monkeypatch.setattr(trial, "keep_apart", lambda: None)  # standard output is pytest's
     monkeypatch.setattr(trial, "Stop", lambda: asked)
     monkeypatch.setattr(trial, "attempt", attempt)
     before = time.monotonic()
@@ -709,6 +710,18 @@ def test_a_process_that_dies_between_two_trials_costs_neither(
     assert dispatcher.run([make_trial(), make_trial(seed=1)]) == {"failed": 2}
 
 
+def test_after_an_exception_the_next_trial_gets_a_process_of_its_own(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before may still be at work."""
+    script = f'echo x >> {tmp_path}/started; while read job; do echo \'{{"step": 1, "steps": 2}}\'; done'
+    dispatcher, stream = child(script)
+    monkeypatch.setattr(dispatcher.board, "update", lambda *_: {}["none"])
+    assert dispatcher.run([make_trial(), make_trial(seed=1)]) == {"failed": 2}
+    assert stream.getvalue().count("failed: KeyError('none')") == 2
+    assert (tmp_path / "started").read_text(encoding="utf-8") == "x\n" * 2
+
+
 def test_bytes_that_are_no_text_do_not_end_the_run(child: Callable[..., Out], make_trial: Callable[..., Trial]) -> None:
     dispatcher, _ = child(r"""read job; printf '\377\n'; echo '{"end": 1}'""")
     assert dispatcher.run([make_trial(), make_trial(seed=1)]) == {"failed": 2}
@@ -726,6 +739,77 @@ def test_another_runner_that_takes_the_empty_log_away_does_no_harm(
 ) -> None:
     dispatcher, _ = child(f"find {tmp_path}/out -name '*.log' -delete; exit 1")
     assert dispatcher.run([make_trial()]) == {"killed": 1}
+
+
+# the dispatcher, with real trials that a few lines of code change
+
+
+@pytest.fixture
+def changed(child: Callable[..., Out], write_suite: Callable[..., Path], tmp_path: Path) -> Callable[..., Any]:
+    """A dispatcher and two trials of each row; `code` defines `then`, which runs after a fit or a step.
+
+    Every process that starts is a line in `started`.
+    """
+
+    def make(code: str, *rows: str) -> tuple[Dispatcher, list[Trial]]:
+        (tmp_path / "trial.py").write_text(f"{CHANGED}{code}\nsys.exit(trial.main())\n", encoding="utf-8")
+        dispatcher, _ = child(f"echo x >> {tmp_path}/started; exec {sys.executable} {tmp_path}/trial.py")
+        return dispatcher, trials(load_suite(write_suite(*rows, seeds="0-1")), "quick")
+
+    return make
+
+
+CHANGED = """import ctypes, functools, json, os, signal, sys
+from baselines.aae import AAE
+from baselines.kmeans import KMeans
+from bench import trial
+def finish(self, data, before=KMeans.finish):
+    before(self, data)
+    then()
+def update(self, batch, before=AAE.update):
+    losses = before(self, batch)
+    then()
+    return losses
+KMeans.finish, AAE.update = finish, update
+"""
+LOUD = r"""
+def then():
+    print(json.dumps({"step": 1, "loss": 0.5}))
+    print(json.dumps({"trial": 0, "end": 1}))
+    os.write(1, b"bytes\n")
+    os.system("echo a program")
+    ctypes.CDLL(None).puts(b"C")
+    ctypes.CDLL(None).fflush(None)
+    print("fitting...", end="")
+"""
+ONCE = "then = functools.cache(lambda: os.kill(os.getpid(), signal.SIGTERM))"
+HEARD = '{"step": 1, "loss": 0.5}\n{"trial": 0, "end": 1}\nbytes\na program\nC\nfitting...'
+
+
+@pytest.mark.fault(30)
+def test_what_a_method_prints_goes_to_its_log_and_never_to_the_dispatcher(
+    changed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dispatcher, both = changed(LOUD, "kmeans")
+    paths = [record.record_path(dispatcher.plan.out, what) for what in both]
+    paths[0].parent.mkdir(parents=True)
+    worker = dispatcher.workers[0]
+    said = worker.hand(json.dumps(asdict(trial.Job(both[0], "cpu", str(dispatcher.plan.out), 1))) + "\n")
+    if (first := next(iter(said))) != json.dumps({"trial": 0, "end": trial.DONE, "leaves": False}) + "\n":
+        worker.close()
+        pytest.fail(first)
+    monkeypatch.setattr(dispatcher.board, "live", True)
+    assert dispatcher.run(both) == {"skipped": 1, "done": 1}
+    assert (tmp_path / "started").read_text(encoding="utf-8") == "x\n"
+    assert [path.with_suffix(".log").read_text(encoding="utf-8") for path in paths] == [HEARD] * 2
+
+
+@pytest.mark.fault(2)
+def test_a_signal_to_a_trial_alone_costs_no_other(changed: Callable[..., Any], tmp_path: Path) -> None:
+    """Its process leaves, whether the trial could leave amid its steps or had none and came to its result."""
+    dispatcher, four = changed(ONCE, "aae", "kmeans")
+    assert dispatcher.run(four[1:]) == {"interrupted": 1, "done": 2}
+    assert (tmp_path / "started").read_text(encoding="utf-8") == "x\n" * 3
 
 
 # the whole command, with real trials

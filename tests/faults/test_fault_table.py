@@ -12,7 +12,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
 DOC = TESTS.parent / "docs" / "faults.md"
-NUMBERS = range(1, 30)
+NUMBERS = range(1, 31)
 LINE = re.compile(r"\| (\d+) \| (.+?) \| (.+?) \| (.*) \|")
 
 
