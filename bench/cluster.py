@@ -270,6 +270,7 @@ def _local(devices: Sequence[str]) -> Any:
 def check(client: Any, out: Path) -> None:
     """UserError if there are workers that lack our code or our folder."""
     probe = out / f".{uuid4().hex}.probe"
+    out.mkdir(parents=True, exist_ok=True)
     probe.touch()
     try:
         found = client.run(sees, str(probe.resolve()), on_error="return")

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from bench import cluster, record, remote
+from bench.errors import UserError
 from bench.pool import BUSY, DONE, UNFINISHED
 from bench.run import main
 
@@ -101,6 +102,31 @@ def test_each_task_of_a_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPa
     running = {name: Namespace(device=name) for name in ("cuda:0", "cuda:2")}
     monkeypatch.setattr(remote, "_running", running)
     assert [remote._free_device(name) for name in ("cuda", "cuda:0", "cpu")] == ["cuda:1", "cuda:0", "cpu"]
+
+
+class Workers:
+    """A client of workers that answer as given, where None is to look for themselves."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = answers
+
+    def run(self, look: Callable[[str], Any], path: str, on_error: str) -> dict[str, Any]:
+        return {f"w{n}": look(path) if answer is None else answer for n, answer in enumerate(self.answers)}
+
+
+def test_workers_that_see_the_folder_pass_though_it_is_new(tmp_path: Path) -> None:
+    cluster.check(Workers(None, None), tmp_path / "a/new")
+    assert list((tmp_path / "a/new").iterdir()) == []  # the probe is gone
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(False, "worker w1: does not see "), (ImportError("no bench"), r"worker w1: cannot import bench \(no bench\)")],
+)
+def test_a_worker_without_the_folder_or_the_code_is_named(tmp_path: Path, answer: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        cluster.check(Workers(None, answer), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 # the printed commands
