@@ -168,3 +168,66 @@ def test_answers(output: str, low: float, high: float) -> None:
     assert drawn.shape == x.shape
     assert low <= float(drawn.min()) < float(drawn.max()) <= high
     assert (output == "linear") == (float(drawn.min()) < 0)
+
+
+APPENDIX: dict[str, Any] = {"encoder_batchnorm": True, "input_dropout": 0.2, "noise": 0.0, "optimizer": "sgd"}
+
+
+def test_the_appendix_normalises_the_encoder_with_its_heads_and_nothing_else() -> None:
+    method = aae(**APPENDIX).train()
+    nets = method.encoder, method.decoder, method.d_y, method.d_z
+    assert [sum(isinstance(layer, nn.BatchNorm1d) for layer in net.modules()) for net in nets] == [3, 0, 0, 0]
+    heads = method.encoder(batch().x.flatten(1))
+    assert torch.allclose(heads.mean(0), torch.zeros(5), atol=1e-5)
+    assert torch.allclose(heads.var(0, correction=0), torch.ones(5), atol=1e-2)
+
+
+def test_pixels_are_dropped_only_while_it_learns() -> None:
+    method, x = aae(**APPENDIX).eval(), batch().x
+    assert torch.equal(method.encode(x)[0], method.encode(x)[0])
+    noise = Noise.seeded(3)
+    kept = Noise.seeded(3).keep(x.flatten(1), 0.2)  # 0 or 1 / 0.8
+    assert 0 < int((kept == 0).sum()) < kept.numel() and float(kept.max()) == pytest.approx(1.25)
+    heads = method.encoder(x.flatten(1) * kept)
+    assert torch.equal(method.encode(x, noise)[1], heads[:, 3:])
+
+
+def test_a_step_of_the_appendix_is_sgd_with_momentum_in_three_phases() -> None:
+    """The decoder and both discriminators move by their own rates and momenta alone; the encoder in two phases."""
+    method, data = aae(optimizer="sgd", learning_rate=0.01), batch()
+    method.train()
+    velocity: dict[str, Tensor] = {}
+    for _ in range(3):
+        before = weights(method)
+        method.update(data)
+        for name, p in method.named_parameters():
+            assert p.grad is not None
+            if name.startswith("encoder"):
+                continue
+            rate, momentum = (0.01, 0.9) if name.startswith("decoder") else (0.1, 0.1)
+            velocity[name] = p.grad + (momentum * velocity[name] if name in velocity else 0)
+            assert torch.allclose(p, before[name] - rate * velocity[name], atol=1e-6), name
+
+
+def test_the_rates_of_the_appendix_fall_to_a_tenth() -> None:
+    method, data = aae(**APPENDIX, learning_rate=0.01, drop_after=2), batch()
+    rates = []
+    for _ in range(4):
+        method.update(data)
+        groups = (each.param_groups[0] for each in (method.r_sgd, method.e_sgd, method.d_sgd))
+        rates.append([round(float(group["lr"]), 6) for group in groups])
+    assert rates == [[0.01, 0.1, 0.1]] * 2 + [[0.001, 0.01, 0.01]] * 2
+
+
+def test_the_appendix_learns_three_kinds_of_images() -> None:
+    found = []
+    for seed in range(3):
+        method, noise = aae(seed, **APPENDIX, learning_rate=0.01, reconstruction_weight=8.0), Noise.seeded(seed)
+        method.train()
+        for _ in range(600):
+            method.update(Batch(batch().x, noise))
+        clusters = method.eval().predict(batch().x)
+        table = torch.zeros(3, 3)
+        table.index_put_((clusters, torch.arange(30) % 3), torch.ones(()), accumulate=True)
+        found.append(float(table.max(1).values.sum()) / 30)
+    assert max(found) == 1.0 and min(found) > 0.6
