@@ -628,6 +628,7 @@ LARGE = [
     "amm_k30_draws_100",
     "aae_k16",
     "aae_k30",
+    "aae_k30_narrow",
     "gmvae_k10",
     "gmvae_k30",
     "vade_300",
