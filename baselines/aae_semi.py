@@ -11,8 +11,8 @@ labelled ones (x', y'):
 
 each against what the one before it left. A class is the largest entry of y(x).
 
-A reimplementation: the authors published no code, and neither the nets nor the settings of their SVHN experiment, so its
-published error cannot be reproduced exactly. Order and settings follow musyoku/adversarial-autoencoder,
+A reimplementation: the authors published no code, and nets and settings here are not those of their SVHN experiment (their
+appendix), so its published error is not what this row can show. Order and settings follow musyoku/adversarial-autoencoder,
 run/semi-supervised/classification (MNIST). Departures from it: the nets are AMM's tables of this data set; pixels in [0, 1]
 behind a sigmoid instead of [-1, 1] behind tanh (weight 4 makes up for the scale); one logit instead of a softmax over two;
 gradients are not clipped; AMM's nets have batch normalisation, there is none there, and half of what the running statistics

@@ -8,9 +8,9 @@ max_D H_X[p(y)] - E_x H[p(y | x)] + E_z H[p(y | G(z))], min_G E_z H[p(y | G(z))]
 The authors published no code. Nets and settings follow smayru/catgan (K = 10 there), but its loss of G has + H_G, which
 rewards images of one category alone: a slip of the sign; here it is Eq. 7's. Further departures from that code: G plays
 against what D has just become (there one pass serves both), on the same images; the running statistics are those of real
-images alone (both normalise generated ones as a batch apart); no biases before batch normalisation, which removes them; slope
-0.1 in G's last hidden layer too (0.2 there); batch normalisation's ε is 1e-5 (2e-5 there). `arch: conv` is a simpler form of
-guyueshui/InfoCatGAN's nets, which no suite plays yet.
+images alone, under D's noise, which its answers are without (both normalise generated ones as a batch apart); no biases before
+batch normalisation, which removes them; slope 0.1 in G's last hidden layer too (0.2 there); batch normalisation's ε is 1e-5
+(2e-5 there). `arch: conv` is a simpler form of guyueshui/InfoCatGAN's nets, which no suite plays yet.
 
 The known pitfall: nothing ties a category to a class. With K = 10 some digits share a category and others fill two, hence
 the paper's K = 20. Batches must be large against K, and D needs its noise.

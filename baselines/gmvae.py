@@ -9,9 +9,9 @@ q(h | x), q(w | x) are Gaussians, and p(z | h, w) ∝ N(h; μ_z(w), σ²_z(w)) /
     - E_q(h)q(w) KL(p(z | h, w) || Cat(1/K))                    z-prior, at least λ an example (free bits)
 
 Without λ this is a lower bound of log p(x), if not the tightest of this q: Eq. 5's KL forgets the h that weighs it.
-A reimplementation of the equations; sizes and optimiser are from the authors' code (Nat-D/GMVAE), which applies λ to the batch's
-mean and in its master branch learns q(z | x). Here weights are normal with the variance of Torch's uniform ones, biases start at
-0, scales from 1, the means of h and w answer.
+The equations, with sizes and optimiser of the authors' code (Nat-D/GMVAE, main.lua). That code applies λ to the batch's mean and,
+where it is exceeded, gives p(z | h, w) the gradient of Eq. 5 with the other sign; its master branch learns q(z | x). Here weights
+are normal with the variance of Torch's uniform ones, biases start at 0, scales from 1, the means of h and w answer.
 Known pitfall: the z-prior makes components merge early, and they hardly ever part again, so results vary widely with the seed.
 """
 

@@ -5,9 +5,10 @@ is Bayes' rule p(c | z) at the one z drawn, Eq. 16. A step descends the negative
     -E log p(x | z) + Σ_c γ_c KL(q(z | x) || p(z | c)) + KL(γ || π)
 Nets, loss and optimiser follow the authors' code (slim1017/VaDE). It starts from the weights of an autoencoder whose making is
 not published, so `prepare` pretrains one, with loss, epochs and rate of GuHongyang/VaDE-pytorch, and fits a mixture to its codes.
-Departures: no 1e-10 added to the densities of Eq. 16, which blurs γ far from all components; π by logits and σ²_c by its
-logarithm, where they move the values; He et al.'s normal weights, not Glorot's uniform ones; Adam's ε added after its bias
-correction; answers at z = μ, where they draw z; training examples alone, where they learn from the test set too.
+Departures: Eq. 16 as printed, where that code has π_c to the power of z's dimensions and adds 1e-10, beside which densities in
+ten dimensions may vanish; π by logits and σ²_c by its logarithm, where they move the values; He et al.'s normal weights, not
+Glorot's uniform ones, so that codes start smaller; Adam's ε added after its bias correction; answers at z = μ, where its
+training script draws z; training examples alone, where they learn from the test set too.
 Known pitfalls: without pretraining all examples fall into one cluster (slim1017/VaDE, issues 2 and 8), and all rests on the
 pretraining: the paper reports its best run, others with their own get 70-80 % right on MNIST. σ² can overflow, so it is bounded.
 """
