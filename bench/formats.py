@@ -23,7 +23,7 @@ SIGNS: dict[str, str | int | None] = {
     "–": "--",
 }
 SIGNS |= {"α": r"$\alpha$", "β": r"$\beta$", "γ": r"$\gamma$", "ε": r"$\epsilon$", "λ": r"$\lambda$", "μ": r"$\mu$"}
-SIGNS |= {"ρ": r"$\rho$", "σ": r"$\sigma$", "φ": r"$\phi$", "Σ": r"$\Sigma$"}
+SIGNS |= {"π": r"$\pi$", "ρ": r"$\rho$", "σ": r"$\sigma$", "φ": r"$\phi$", "Σ": r"$\Sigma$"}
 MARK = r" \[([1-9]\d*(?:, [1-9]\d*)*)\](?= *(?:&|\\\\))"  # of footnotes, which end a cell; [0, 1] is an interval
 OTHERS = "Other scores on the test set, at the last step unless said otherwise, mean ± std."
 
