@@ -5,7 +5,8 @@ The encoder splits x into a category y and a style z; two discriminators push y 
 The authors published no code. The defaults are those of a reimplementation that never claimed the paper's error:
 musyoku/adversarial-autoencoder, run/unsupervised/clustering, but for pixels in [0, 1] behind a sigmoid instead of
 [-1, 1] behind tanh (weight 4 makes up for the scale), one logit instead of a softmax over two, gradients not clipped
-(at a norm of 5 there). The paper's Appendix A.3 has others: `optimizer: sgd` and what a suite's row sets beside it.
+(at a norm of 5 there). The paper's Appendix A.3 has others: `optimizer: sgd` and what a suite's row sets beside it, of which
+rates, momenta and the drop are given here from memory.
 
 Pitfalls: without batch normalisation in the encoder D_y wins, and hardly a cluster lives for the first epochs. Section 6 names
 each cluster by its most confident validation example, so the whole error of a cluster hangs on one image.
