@@ -17,6 +17,7 @@ import torch
 from bench.files import write_atomic
 
 State = dict[str, Any]
+PREVIOUS = ".previous"  # ends the name of the checkpoint before the last
 
 
 def save(path: Path, state: State) -> None:
@@ -37,14 +38,14 @@ def save(path: Path, state: State) -> None:
 def store(path: Path, content: bytes) -> None:
     """`save` for the bytes of a checkpoint, such as one from another folder."""
     if path.exists():
-        path.replace(_previous(path))
+        path.replace(previous(path))
     write_atomic(path, content)
 
 
 def load(path: Path, digest: str) -> tuple[State | None, list[str]]:
     """The latest sound state of the trial `digest`, or None; and what had to be passed over, one line each."""
     remarks: list[str] = []
-    for candidate in (path, _previous(path)):
+    for candidate in (path, previous(path)):
         if not candidate.exists():
             continue
         state = read(candidate)
@@ -58,20 +59,20 @@ def load(path: Path, digest: str) -> tuple[State | None, list[str]]:
 
 def step_reached(path: Path, digest: str) -> int:
     """The step at which the trial `digest` would go on; 0 without a sound checkpoint of it. Moves nothing, unlike `load`."""
-    states = (read(candidate) for candidate in (path, _previous(path)) if candidate.exists())
+    states = (read(candidate) for candidate in (path, previous(path)) if candidate.exists())
     return next((state["step"] for state in states if state is not None and state.get("digest") == digest), 0)
 
 
 def set_aside(path: Path) -> None:
     """Renames the checkpoints of a trial that cannot go on from them."""
-    for candidate in (path, _previous(path)):
+    for candidate in (path, previous(path)):
         if candidate.exists():
             _rename(candidate)
 
 
 def remove(path: Path) -> None:
     """Deletes the checkpoints of a finished trial."""
-    for candidate in (path, _previous(path)):
+    for candidate in (path, previous(path)):
         candidate.unlink(missing_ok=True)
 
 
@@ -79,8 +80,9 @@ def _rename(path: Path) -> None:
     path.replace(path.with_name(path.name + ".bad"))
 
 
-def _previous(path: Path) -> Path:
-    return path.with_name(path.name + ".previous")
+def previous(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` lies."""
+    return path.with_name(path.name + PREVIOUS)
 
 
 def read(path: Path) -> State | None:

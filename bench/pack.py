@@ -23,7 +23,6 @@ from bench.suite import Trial
 PART = 15 * 2**20  # bytes of a packed file
 MANIFEST = "manifest.json"  # the last member of a pack
 CARRIED = (".json", ".checkpoint", ".weights")  # not locks and logs
-PREVIOUS = ".previous"  # ends the name of the checkpoint before the last
 
 
 def packed(out: Path) -> list[Path]:
@@ -74,12 +73,12 @@ def unpacked(folder: Path) -> dict[str, bytes]:
 
 def _carried(root: Path) -> dict[str, bytes]:
     """Every file below `root` that is carried, by name; of two checkpoints the last sound one, under the name of the last."""
-    names = {path.relative_to(root).as_posix().removesuffix(PREVIOUS): None for path in below(root, "seed*")}
+    names = {path.relative_to(root).as_posix().removesuffix(checkpoint.PREVIOUS): None for path in below(root, "seed*")}
     return {name: _content(root / name) for name in names if Path(name).suffix in CARRIED}
 
 
 def _content(path: Path) -> bytes:
-    found = [place.read_bytes() for place in (path, path.with_name(path.name + PREVIOUS)) if place.exists()]
+    found = [place.read_bytes() for place in (path, checkpoint.previous(path)) if place.exists()]
     sound = (data for data in found if path.suffix != ".checkpoint" or checkpoint.parse(data) is not None)
     return next(sound, found[0])
 
