@@ -38,8 +38,8 @@ from models.noise import Noise
 SOURCES = {"yours": ("our trials", COLOURS[3], "s"), "reference": ("reference trials", COLOURS[5], "o")}
 
 
-def learning_curves(suite: Suite, row: str, records: Sequence[Record]) -> Picture:
-    """The suite's score of every seed at every scoring, with their mean and its band of one std.
+def learning_curves(suite: Suite, row: str, budget: str, records: Sequence[Record]) -> Picture:
+    """The suite's score of every seed of `row` under `budget` at every scoring, with their mean and its band of one std.
 
     UserError where a scoring lacks it, as that of a classifier that the row's method does not have.
     """
@@ -61,11 +61,16 @@ def learning_curves(suite: Suite, row: str, records: Sequence[Record]) -> Pictur
     axis.set_ylim(0)
     axis.set_xlabel("step")
     axis.set_ylabel(f"{suite.metric}, %")
-    label = next(found.label for found in suite.rows if found.row == row)
+    label = _shortened(next(found.label for found in suite.rows if found.row == row), suite, budget)
     axis.set_title(f"{label}: {len(curves)} seed{'s' * (len(curves) != 1)}")
     return Picture(
         "curves", f"{suite.metric} of {label} over the training, one thin line a seed, their mean and one std", figure
     )
+
+
+def _shortened(text: str, suite: Suite, budget: str) -> str:
+    """`text`, with the budget's name if it is no full one."""
+    return ", ".join(filter(None, [text, other_budget(suite, budget, budget)]))
 
 
 def comparison(suite: Suite, budget: str, lines: Sequence[Line]) -> Picture:
@@ -175,8 +180,9 @@ def _make(options: argparse.Namespace) -> int:
     trained = load(path)
     dataset = load_for(trial, Noise.seeded(trial.init_seed), options.data_root)
     mine = [r for r in records if r["trial"]["row"] == options.row and r["status"] == "done"]
-    pictures = [*Pictures(trained, dataset).made(), learning_curves(suite, options.row, mine)]
-    write(folder / options.row, f"{suite.title}: {options.row}, seed {trial.seed}", pictures)
+    pictures = [*Pictures(trained, dataset).made(), learning_curves(suite, options.row, trial.budget, mine)]
+    title = _shortened(f"{suite.title}: {options.row}, seed {trial.seed}", suite, trial.budget)
+    write(folder / options.row, title, pictures)
     return 0
 
 

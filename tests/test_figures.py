@@ -242,16 +242,25 @@ def test_comparison_draws_of_each_row_yours_or_else_the_reference(stored: Path, 
 def test_a_curve_of_one_scoring_is_a_dot(stored: Path) -> None:
     suite = load_suite(stored / "tiny.yaml")
     one = record.read(stored / "runs/tiny/paper/kmeans/seed00.json")
-    (line,) = figures.learning_curves(suite, "kmeans", [one]).figure.axes[0].lines
+    (line,) = figures.learning_curves(suite, "kmeans", "paper", [one]).figure.axes[0].lines
     assert len(line.get_xdata()) == 1 and line.get_marker() == "o"
 
 
 def test_curves_of_two_seeds_have_a_mean(stored: Path) -> None:
     suite = load_suite(stored / "tiny.yaml")
     records = [record.read(stored / f"runs/tiny/paper/amm/seed0{seed}.json") for seed in (0, 1)]
-    axis = figures.learning_curves(suite, "amm", records).figure.axes[0]
+    axis = figures.learning_curves(suite, "amm", "paper", records).figure.axes[0]
     one, two, mean = (each.get_ydata() for each in axis.lines)
     assert np.allclose(mean, (np.array(one) + np.array(two)) / 2) and len(mean) == 2
+    assert axis.get_title() == "AMM: 2 seeds"
+
+
+def test_curves_of_a_shortened_run_say_so(stored: Path) -> None:
+    suite = load_suite(stored / "tiny.yaml")
+    suite = replace(suite, budgets={**suite.budgets, "quick": Budget("quick", steps=4, label="quick")})
+    one = record.read(stored / "runs/tiny/paper/kmeans/seed00.json")
+    picture = figures.learning_curves(suite, "kmeans", "quick", [one])
+    assert picture.figure.axes[0].get_title() == "k-means, quick budget: 1 seed" and "quick budget" in picture.alt
 
 
 @pytest.mark.parametrize(
