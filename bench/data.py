@@ -77,9 +77,10 @@ def load(
         validation: number of training examples held out.
         labels: number of labelled examples, drawn at random from the other training examples.
         root: folder of downloaded datasets; default the environment's AMM_DATA_ROOT, else ./data.
-        split: "random" holds out examples at random; the others hold out the last ones and never label those: "ali" as
-            Dumoulin et al. (2016) did, "train" with the images of all training examples among the unlabelled ones, "extra"
-            with the dataset's further images among them.
+        split: "random" holds out examples at random; "whole" draws the same ones, but all training and test images are
+            learned from without labels and are the test set, as IMSAT and VaDE were published. The others hold out the
+            last ones and never label those: "ali" as Dumoulin et al. (2016) did, "train" with the images of all training
+            examples among the unlabelled ones, "extra" with the dataset's further images among them.
         balanced: draw equally many labels of every class.
 
     Raises:
@@ -95,10 +96,14 @@ def load(
     for what, value, most in (("validation", validation, n - 1), ("labels", labels, n - validation)):
         if not 0 <= value <= most:
             raise UserError(f"{what}: {value} does not fit data {name}: give a number from 0 to {most}")
-    held_out, order = _held_out(n, split_seed, validation, split == "random")
+    held_out, order = _held_out(n, split_seed, validation, split in ("random", "whole"))
     labelled = _drawn(order, stored.y, labels, source.n_classes, balanced)
     rest = torch.arange(n) if split == "train" else order.sort().values
     x = stored.x[rest] if stored.x_extra is None else torch.cat([stored.x[rest], stored.x_extra])
+    x_test, y_test = stored.x_test, stored.y_test
+    if split == "whole":
+        x = x_test = torch.cat([stored.x, stored.x_test])
+        y_test = torch.cat([stored.y, stored.y_test])
     subset = (stored.x[labelled].to(device), stored.y[labelled].to(device)) if labels else (None, None)
     further = [] if stored.x_extra is None else [stored.x_extra]
     return Dataset(
@@ -106,8 +111,8 @@ def load(
         train=Data(x.to(device), source.scale, noise, *subset),
         x_validation=stored.x[held_out].to(device),
         y_validation=stored.y[held_out].to(device),
-        x_test=stored.x_test.to(device),
-        y_test=stored.y_test.to(device),
+        x_test=x_test.to(device),
+        y_test=y_test.to(device),
         scale=source.scale,
         digest=_digest(name, stored.x, stored.y, stored.x_test, stored.y_test, *further),
         split_digest=_digest("split" if split == "random" else f"split {split}", held_out, labelled),

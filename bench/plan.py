@@ -132,7 +132,8 @@ def _examples(suite: Suite, row: Row) -> int:
             raise UserError(
                 f"{spot}: too many; {suite.data} has {total} training examples, {suite.validation} held out"
             )
-    return {"train": total, "extra": left + source.n_extra}.get(suite.split, left)
+    of_split = {"train": total, "extra": left + source.n_extra, "whole": total + source.n_test}
+    return of_split.get(suite.split, left)
 
 
 def method_class(path: str, where: str = "method") -> type[Method]:

@@ -42,7 +42,7 @@ _AVERAGED = "MNIST, each pixel the mean of 2x2 of the original's, rounded"
 _CIRCLE = "points in the plane: six Gaussians of std 0.3 whose means lie evenly on a circle of radius 3"
 _SVHN = (3, 32, 32), 10, 73_257, 26_032, 1 / 255
 _KNOWN = (
-    Source("mnist", (1, 28, 28), 10, 60_000, 10_000, 1 / 255, "MNIST"),
+    Source("mnist", (1, 28, 28), 10, 60_000, 10_000, 1 / 255, "MNIST", splits=("random", "whole")),
     Source("svhn", *_SVHN, "SVHN", splits=("ali", "train", "extra"), n_extra=531_131),
     Source("digits", (1, 8, 8), 10, 1_297, 500, 1 / 16, "digits 8x8", _DRAWN_ONCE),
     Source("mnist14", (1, 14, 14), 10, 60_000, 10_000, 1 / 255, "MNIST 14x14", _AVERAGED),

@@ -24,7 +24,7 @@ PROTOCOL = 1  # raised when the bench itself changes what a trial means: split, 
 SUITES = Path(__file__).parent / "suites"
 
 Task = Literal["clustering", "classification"]
-Split = Literal["random", "ali", "train", "extra"]  # see bench.data
+Split = Literal["random", "whole", "ali", "train", "extra"]  # see bench.data
 Precision = Literal["fp32", "tf32", "bf16"]  # see bench.engine
 _NAME = re.compile(r"[a-z0-9_]+")
 _UNITS = {  # of the scores that bench.metrics gives each task

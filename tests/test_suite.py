@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 
@@ -18,9 +18,10 @@ from bench import metrics
 from bench.errors import UserError
 from bench.plan import build_config, method_class, trials
 from bench.seeds import derive, parse_seeds, spans
-from bench.suite import Suite, Trial, load_suite, names
+from bench.suite import Split, Suite, Trial, load_suite, names
 from models.method import Method
 
+SPLITS = get_args(Split)
 GOOD = """suite: toy
 title: "A toy"
 artefact: ours
@@ -90,10 +91,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     sources = ModuleType("bench.sources")
     vars(sources).update(
         SOURCES={
-            "blobs": SimpleNamespace(
-                n_train=1200, n_classes=10, n_extra=500, splits=("random", "ali", "train", "extra")
-            ),
-            "balls": SimpleNamespace(n_train=60, n_classes=2, n_extra=0, splits=("random",)),
+            "blobs": SimpleNamespace(n_train=1200, n_test=300, n_classes=10, n_extra=700, splits=SPLITS),
+            "balls": SimpleNamespace(n_train=60, n_test=20, n_classes=2, n_extra=0, splits=("random",)),
         }
     )
     monkeypatch.setitem(sys.modules, "models.toy_for_tests", module)
@@ -164,11 +163,13 @@ def test_split_balance_labels_and_precision_reach_the_trial(write: Callable[...,
     assert (one.precision, two.precision) == ("fp32", "bf16")
 
 
-@pytest.mark.parametrize(("split", "examples"), [("random", 1000), ("ali", 1000), ("train", 1200), ("extra", 1500)])
+@pytest.mark.parametrize(
+    ("split", "examples"), [("random", 1000), ("whole", 1500), ("ali", 1000), ("train", 1200), ("extra", 1700)]
+)
 def test_an_epoch_has_the_unlabelled_examples_of_the_split(
     write: Callable[..., Path], split: str, examples: int
 ) -> None:
-    """1,200 training examples, 200 of them held out, and 500 further ones."""
+    """1,200 training examples, 200 of them held out, 300 for testing and 700 further ones."""
     trial = trials(load_suite(write("labels: 20\n", f"split: {split}\nlabels: 20\n")), "paper", ["one"])[0]
     assert (trial.steps, trial.validate) == (3 * examples // 100, examples // 100)
 
@@ -321,7 +322,7 @@ def test_a_row_may_be_compared_by_another_score_of_the_same_unit(
         ("seeds: 0-2", "seeds: [0, 1]", 9, "expected seeds like 0-9"),
         ("seeds: 0-2", "seeds: true", 9, "expected seeds like 0-9"),
         ("labels: 20", "labels: -1", 8, "labels must be at least 0"),
-        ("labels: 20", "split: alli", 8, "split: expected one of random, ali, train, extra"),
+        ("labels: 20", "split: alli", 8, "split: expected one of random, whole, ali, train, extra"),
         ("labels: 20", "balanced: 1", 8, "balanced: expected true or false"),
         ("margin: 1", "margin: 0", 10, "margin must be above 0"),
         ("margin: 1", "margin: true", 10, "expected a number, got True"),
@@ -513,7 +514,7 @@ def test_every_field_is_in_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("field", ["split", "precision"])
 def test_each_value_of_a_later_field_has_a_digest_of_its_own(field: str) -> None:
-    values = {"split": ("random", "ali", "train", "extra"), "precision": ("fp32", "tf32", "bf16")}[field]
+    values = {"split": SPLITS, "precision": ("fp32", "tf32", "bf16")}[field]
     changes: list[dict[str, Any]] = [{field: value} for value in values]
     assert len({replace(FIXED, **change).digest for change in changes}) == len(values)
 
