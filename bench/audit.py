@@ -138,7 +138,7 @@ def _about_pairs(records: Mapping[Path, Record]) -> Iterator[str]:
     agree = (
         ("data", lambda record: [record["trial"]["data"]], lambda record: record["data"].get("digest")),
         ("split", _split, lambda record: record["data"].get("split_digest")),
-        ("classes of the test set", lambda record: [record["data"].get("digest")], _classes),
+        ("classes of the test set", _tested, _classes),
     )
     for what, group, value in agree:
         yield from _different(what, group, value, records)
@@ -152,6 +152,11 @@ def _split(record: Record) -> list[Any]:
     """What decides the split of a trial, and its digest."""
     keys = ("data", "seed", "validation", "labels", "split", "balanced")
     return [record["data"].get("digest"), *(record["trial"].get(key) for key in keys)]
+
+
+def _tested(record: Record) -> list[Any]:
+    """What decides which examples are scored: of all splits, "whole" alone has other ones."""
+    return [record["data"].get("digest"), record["trial"].get("split") == "whole"]
 
 
 def _classes(record: Record) -> Any:

@@ -150,6 +150,17 @@ def test_what_was_tampered_with_is_found_although_its_sum_was_changed_too(result
     assert all(str(results) in line and "\n" not in line for line in lines)
 
 
+def test_another_split_may_have_another_test_set() -> None:
+    paths = [
+        RESULTS / "reference" / of / "seed00.json" for of in ("mnist_unsup/quick/lalnets", "mnist_whole/paper/kmeans")
+    ]
+    records = {path: json.loads(path.read_bytes()) for path in paths}
+    assert list(audit._about_pairs(records)) == []
+    for record in records.values():
+        record["trial"]["split"] = "random"
+    assert any("has another classes of the test set than" in line for line in audit._about_pairs(records))
+
+
 def test_any_other_byte_is_found_by_its_sum(results: Path) -> None:
     path = of(3)(results)
     weights = json.loads(path.read_bytes())["result"]["weights_sha256"]
