@@ -26,12 +26,8 @@ from bench.reproduce import ENDINGS, TABLES, texts
 from bench.statistics import Record
 from bench.suite import load_suite, names
 
-OURS = (
-    "digits_unsup",
-    "digits_semi",
-    "plane_unsup",
-    "mnist_whole",
-)  # suites with a table of their own, results/<suite>.md
+# suites with a table of their own, results/<suite>.md
+OURS = ("digits_unsup", "digits_semi", "plane_unsup", "mnist_whole")
 SUMS = "SHA256SUMS"  # of all records; `sha256sum --check` reads it too
 PAGES = {*ENDINGS.values(), ".json"}  # what lies directly below results/ is a table, or the samples of one
 BRIEF = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)  # where the README shows a suite
