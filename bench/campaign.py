@@ -24,7 +24,7 @@ from typing import Any
 from tabulate import tabulate
 
 from bench import run
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import given_folder, given_path
 from bench.lines import results
@@ -144,6 +144,7 @@ def _command(suite: str, row: str, seeds: Sequence[int]) -> str:
     return f"python -m bench.run --suite {suite} --only {row} --seeds {spans(seeds)}"
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes are those of `bench.run`."""
     parser = Parser(
@@ -163,23 +164,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--reference", type=given_folder, default=Path("results/reference"), help="default: %(default)s"
     )
     own, rest = parser.parse_known_args(argv)
-    try:
-        _refuse_unused(own, rest)
-        if own.merge:
-            print("\n".join(merge(own.merge, own.home, own.allow_mixed)))
-            return 0
-        options = _how(rest, own.out)
-        found, roots = ordered(own.suite), (own.out, own.home, own.reference)
-        if own.plan:
-            print(page(found, roots), end="")
-            return 0
-        code = run.execute(run.unfinished(found, *roots), options)
-        if own.out != own.home and not options.dry_run:
-            print("\n".join(str(path) for path in packed(own.out)))
-        return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _refuse_unused(own, rest)
+    if own.merge:
+        print("\n".join(merge(own.merge, own.home, own.allow_mixed)))
+        return 0
+    options = _how(rest, own.out)
+    found, roots = ordered(own.suite), (own.out, own.home, own.reference)
+    if own.plan:
+        print(page(found, roots), end="")
+        return 0
+    code = run.execute(run.unfinished(found, *roots), options)
+    if own.out != own.home and not options.dry_run:
+        print("\n".join(str(path) for path in packed(own.out)))
+    return code
 
 
 def _refuse_unused(own: argparse.Namespace, rest: Sequence[str]) -> None:

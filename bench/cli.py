@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, Protocol
 
+from bench.errors import UserError
 from bench.files import NO_SPACE
 
 INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT, 128 + SIGPIPE
@@ -19,6 +21,26 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         hint = "" if "; " in message else f"; {self.prog} --help tells the options"  # unless it says how to mend it
         self.exit(2, f"error: {message}{hint}\n")
+
+
+class Main(Protocol):
+    """The main function of a command: its arguments, by default the process's own, to its exit code."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int: ...
+
+
+def one_line(main: Main) -> Main:
+    """The same command, but bad input is one line on standard error and exit code 2."""
+
+    @functools.wraps(main)
+    def guarded(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return guarded
 
 
 def closed(main: Callable[[], int]) -> int:

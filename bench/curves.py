@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import below, given_path, write_atomic, write_output
 from bench.record import FINAL, read
@@ -137,6 +137,7 @@ def scalars(point: Point, prefix: str = "") -> Iterator[tuple[str, float]]:
             yield prefix + name, value
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 bad input, 130 stopped by a person who watched."""
     parser = Parser(prog="python -m bench.curves", description="The curves of all trials, also while they run.")
@@ -151,25 +152,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference", type=given_path, default=Path("results/reference"), help="default: %(default)s")
     options = parser.parse_args(argv)
     roots = {"reference": options.reference, "yours": options.runs}
-    try:
-        if (options.out is None) == (options.tensorboard is None):
-            raise UserError("name either a file for JSON lines or --tensorboard DIR")
-        if options.watch is not None:
-            if options.tensorboard is None:
-                raise UserError("--watch: goes with --tensorboard")
-            check_wait("--watch", options.watch)
-        if options.out is not None:
-            write_output(options.out, lines(roots))
-            return 0
-        events = Events(options.tensorboard)
-        if not events.add(roots) and options.watch is None:
-            raise UserError(_none(roots))
-        while options.watch is not None:
-            time.sleep(options.watch)
-            events.add(roots)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if (options.out is None) == (options.tensorboard is None):
+        raise UserError("name either a file for JSON lines or --tensorboard DIR")
+    if options.watch is not None:
+        if options.tensorboard is None:
+            raise UserError("--watch: goes with --tensorboard")
+        check_wait("--watch", options.watch)
+    if options.out is not None:
+        write_output(options.out, lines(roots))
+        return 0
+    events = Events(options.tensorboard)
+    if not events.add(roots) and options.watch is None:
+        raise UserError(_none(roots))
+    while options.watch is not None:
+        time.sleep(options.watch)
+        events.add(roots)
     return 0
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import below, given_folder, given_path, write_output
 from bench.record import read
@@ -60,6 +60,7 @@ def model(path: Path) -> bytes:
     )
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 bad input."""
     parser = Parser(prog="python -m bench.export", description="Results and models for other programs.")
@@ -72,12 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights.add_argument("record", type=given_path)
     weights.add_argument("out", type=given_path)
     options = parser.parse_args(argv)
-    try:
-        records_of = options.what == "records"
-        write_output(options.out, records((options.reference, options.runs)) if records_of else model(options.record))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    records_of = options.what == "records"
+    write_output(options.out, records((options.reference, options.runs)) if records_of else model(options.record))
     return 0
 
 

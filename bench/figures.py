@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.data import load_for
 from bench.errors import UserError
 from bench.files import given_folder, given_path, write_output
@@ -127,6 +127,7 @@ def write(folder: Path, title: str, pictures: Sequence[Picture]) -> None:
     write_output(folder / "README.md", "\n\n".join(parts) + "\n")
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 bad input, 3 no trial of the suite has a result yet."""
     parser = Parser(prog="python -m bench.figures", description="Pictures of a trained trial, or of a suite.")
@@ -144,11 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-root", type=given_path, help="folder of datasets (default: AMM_DATA_ROOT, else data)")
     parser.add_argument("--out", type=given_path, default=Path("results/figures"), help="default: %(default)s")
     options = parser.parse_args(argv)
-    try:
-        return _make(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return _make(options)
 
 
 def _make(options: argparse.Namespace) -> int:

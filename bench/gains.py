@@ -21,9 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench import process, provenance
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.contenders import trial_of
-from bench.errors import UserError
 from bench.estimate import made_up
 from bench.machine import positive
 from bench.trainer import Run
@@ -118,6 +117,7 @@ def measure(row: str, rounds: int) -> dict[str, list[float]]:
     return {name: [each[name] / each[""] for each in taken[1:]] for name in found if name}
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 measured, 2 bad input."""
     parser = Parser(prog="python -m bench.gains", description="What each measure for speed is worth.")
@@ -126,13 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="default: %(default)s")
     options = parser.parse_args(argv)
-    try:
-        positive("--rounds", options.rounds)
-        torch.set_num_threads(1)
-        found = measure(options.row, options.rounds)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    positive("--rounds", options.rounds)
+    torch.set_num_threads(1)
+    found = measure(options.row, options.rounds)
     print("| without | times as long |\n|---|---|")
     for name, ratios in found.items():
         low, median, high = numpy.quantile(ratios, [0.25, 0.5, 0.75])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import figures
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import ended, given_folder, given_path, require_stem, write_output
 from bench.formats import OTHERS, Parts, github, grid
@@ -214,6 +214,7 @@ def _anchors(paths: Sequence[Path], folder: Path) -> str:
     return ", ".join(f'<a href="{html.escape(_relative(path, folder))}">{path.stem}</a>' for path in paths)
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 bad input."""
     parser = Parser(prog="python -m bench.report", description="Everything on one page.")
@@ -231,26 +232,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     options = parser.parse_args(argv)
-    try:
-        require_stem(options.out)
-        suites = [load_suite(name) for name in dict.fromkeys(options.suite or names())]
-        if not options.suite:  # a study is scored on the validation split, and bench.study shows it
-            suites = [suite for suite in suites if suite.metric.startswith("test.")]
-        suites.sort(key=lambda suite: all(row.published is None for row in suite.rows))  # the paper's tables first
-        for suite in suites:
-            trials(suite, "paper")
-        roots = options.runs, options.reference
-        sections = [found for suite in suites if (found := section(suite, *roots, options.allow_mixed))]
-        if not any(found.made_with for found in sections):
-            raise UserError(f"no record below {options.runs} or {options.reference}; run a suite with bench.run first")
-        folder, stem = options.out.parent, options.out.name
-        for found in sections:
-            write_output(folder / f"{stem}-{found.suite.suite}.png", found.picture)
-        write_output(ended(options.out, ".md"), markdown(sections, folder, stem))
-        write_output(ended(options.out, ".html"), page(sections, folder))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    require_stem(options.out)
+    suites = [load_suite(name) for name in dict.fromkeys(options.suite or names())]
+    if not options.suite:  # a study is scored on the validation split, and bench.study shows it
+        suites = [suite for suite in suites if suite.metric.startswith("test.")]
+    suites.sort(key=lambda suite: all(row.published is None for row in suite.rows))  # the paper's tables first
+    for suite in suites:
+        trials(suite, "paper")
+    roots = options.runs, options.reference
+    sections = [found for suite in suites if (found := section(suite, *roots, options.allow_mixed))]
+    if not any(found.made_with for found in sections):
+        raise UserError(f"no record below {options.runs} or {options.reference}; run a suite with bench.run first")
+    folder, stem = options.out.parent, options.out.name
+    for found in sections:
+        write_output(folder / f"{stem}-{found.suite.suite}.png", found.picture)
+    write_output(ended(options.out, ".md"), markdown(sections, folder, stem))
+    write_output(ended(options.out, ".html"), page(sections, folder))
     return 0
 
 

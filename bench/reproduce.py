@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import run, table
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.estimate import counted, summed, total
 from bench.files import given_folder, given_path, writable, write_output
@@ -27,6 +27,7 @@ TABLES = {"table1": ("mnist_unsup", "svhn_unsup"), "table2": ("svhn_semi",)}  # 
 ENDINGS = {"markdown": ".md", "latex": ".tex", "csv": ".csv"}
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes are those of `bench.run`; the tables are written however far the trials got, but not after bad input."""
     parser = Parser(
@@ -48,17 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="records shipped (default: %(default)s)",
     )
     own, rest = parser.parse_known_args(argv)
-    try:
-        suites = TABLES[own.table]
-        if own.suite and own.suite not in suites:
-            raise unknown("suite", own.suite, suites, own.table)
-        options = run.parser().parse_args(rest)
-        code = reproduce([own.suite] if own.suite else suites, own.yes, options, rest, own.results)
-        if code != 2 and not _only_asks(options):
-            write_tables(own.table, options.budget, (options.out, own.reference), own.results, own.allow_mixed)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    suites = TABLES[own.table]
+    if own.suite and own.suite not in suites:
+        raise unknown("suite", own.suite, suites, own.table)
+    options = run.parser().parse_args(rest)
+    code = reproduce([own.suite] if own.suite else suites, own.yes, options, rest, own.results)
+    if code != 2 and not _only_asks(options):
+        write_tables(own.table, options.budget, (options.out, own.reference), own.results, own.allow_mixed)
     return code
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import given_path, writable
 from bench.machine import device_slots, positive, threads_each
@@ -75,24 +75,21 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 all trials have a result, 1 some failed, 2 bad input, 3 not finished, 128 + n stopped by signal n."""
     options = parser().parse_args(argv)
-    try:
-        _refuse_unused(options)
-        if options.command == "list":
-            return show_suites()
-        if not options.suite:
-            raise UserError(f"--suite is missing; choices: {', '.join(names())}")
-        suite = load_suite(options.suite)
-        trials = chosen(suite, options)
-        if options.command == "status":
-            check(options)
-            return show_status(trials, options.out) if options.watch is None else watch(trials, options)
-        return execute(trials, options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _refuse_unused(options)
+    if options.command == "list":
+        return show_suites()
+    if not options.suite:
+        raise UserError(f"--suite is missing; choices: {', '.join(names())}")
+    suite = load_suite(options.suite)
+    trials = chosen(suite, options)
+    if options.command == "status":
+        check(options)
+        return show_status(trials, options.out) if options.watch is None else watch(trials, options)
+    return execute(trials, options)
 
 
 def _refuse_unused(options: argparse.Namespace) -> None:

@@ -22,10 +22,9 @@ import torch
 from tabulate import tabulate
 
 from bench import overhead, provenance
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.contenders import at_work, contenders, trial_of
 from bench.engine import require_device
-from bench.errors import UserError
 from bench.files import ended, given_path, require_stem, writable, write_output
 from bench.machine import cores, device_slots, positive
 
@@ -184,25 +183,22 @@ def benchmark(rows: Sequence[str], device: str, threads: int, rounds: int) -> di
     }
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 measured, 2 bad input."""
     options = parser().parse_args(argv)
-    try:
-        for name in ("rounds", "threads"):
-            positive(f"--{name}", getattr(options, name))
-        if options.out:
-            require_stem(options.out)
-            writable(options.out.parent)
-        rows = options.rows or ROWS
-        device_slots(options.device, 1)  # refuses a device that is not there
-        found = benchmark(rows, options.device, options.threads, options.rounds)
-        print(render(found), end="")
-        if options.out:
-            write_output(ended(options.out, ".md"), render(found))
-            write_output(ended(options.out, ".json"), json.dumps(found, indent=1, allow_nan=False) + "\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in ("rounds", "threads"):
+        positive(f"--{name}", getattr(options, name))
+    if options.out:
+        require_stem(options.out)
+        writable(options.out.parent)
+    rows = options.rows or ROWS
+    device_slots(options.device, 1)  # refuses a device that is not there
+    found = benchmark(rows, options.device, options.threads, options.rounds)
+    print(render(found), end="")
+    if options.out:
+        write_output(ended(options.out, ".md"), render(found))
+        write_output(ended(options.out, ".json"), json.dumps(found, indent=1, allow_nan=False) + "\n")
     return 0
 
 

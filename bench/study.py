@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import ended, given_folder, given_path, require_stem, write_output
 from bench.lines import ABSENT
@@ -167,6 +167,7 @@ def _steps(record: Record) -> list[int]:
     return [point["step"] for point in record["result"]["curve"]]
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 bad input."""
     parser = Parser(prog="python -m bench.study", description="Table and curves of a suite of variants.")
@@ -181,21 +182,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     parser.add_argument("--out", type=given_path, required=True, help="the two files to write, without .md and .png")
     options = parser.parse_args(argv)
-    try:
-        require_stem(options.out)
-        suite = load_suite(options.suite)
-        trials(suite, options.budget)  # refuses an unknown budget
-        found = by_row(suite, shown(suite, options.budget, options.runs, options.reference, options.allow_mixed))
-        if not found:
-            where = f"{options.runs} or {options.reference}"
-            raise UserError(f"no finished trial of suite {suite.suite} below {where}; run it first with bench.run")
-        picture, sheet = io.BytesIO(), ended(options.out, ".png")
-        draw(suite, found, picture)
-        write_output(ended(options.out, ".md"), render(suite, found, sheet.name))
-        write_output(sheet, picture.getvalue())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    require_stem(options.out)
+    suite = load_suite(options.suite)
+    trials(suite, options.budget)  # refuses an unknown budget
+    found = by_row(suite, shown(suite, options.budget, options.runs, options.reference, options.allow_mixed))
+    if not found:
+        where = f"{options.runs} or {options.reference}"
+        raise UserError(f"no finished trial of suite {suite.suite} below {where}; run it first with bench.run")
+    picture, sheet = io.BytesIO(), ended(options.out, ".png")
+    draw(suite, found, picture)
+    write_output(ended(options.out, ".md"), render(suite, found, sheet.name))
+    write_output(sheet, picture.getvalue())
     return 0
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import given_folder, given_path, listed, write_output
 from bench.formats import Parts, comma_separated, encodable, github, latex, markdown
@@ -234,6 +234,7 @@ def incomplete(suite: Suite, budget: str, runs: Path, yours: Sequence[Record]) -
     return [f"{row}: {done[row]} of {len(suite.seeds)}" for row in begun if done[row] < len(suite.seeds)]
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m bench.table", description="Print or write the table of a suite.")
     parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
@@ -249,22 +250,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a row of yours lacks results")
     options = parser.parse_args(argv)
-    try:
-        suite = load_suite(options.suite)
-        trials(suite, options.budget)  # refuses an unknown budget
-        roots = options.runs, options.reference
-        shipped, yours, remarks = collected(suite, options.budget, *roots, options.allow_mixed)
-        text = render(suite, options.budget, shipped, yours, options.format, remarks)
-        if options.out:
-            write_output(options.out, text)
-        else:
-            sys.stdout.write(encodable(text, sys.stdout.encoding))
-        lacking = incomplete(suite, options.budget, options.runs, yours) if options.strict else []
-        print("".join(f"incomplete: {row}\n" for row in lacking), end="", file=sys.stderr)
-        return 1 if lacking else 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    suite = load_suite(options.suite)
+    trials(suite, options.budget)  # refuses an unknown budget
+    roots = options.runs, options.reference
+    shipped, yours, remarks = collected(suite, options.budget, *roots, options.allow_mixed)
+    text = render(suite, options.budget, shipped, yours, options.format, remarks)
+    if options.out:
+        write_output(options.out, text)
+    else:
+        sys.stdout.write(encodable(text, sys.stdout.encoding))
+    lacking = incomplete(suite, options.budget, options.runs, yours) if options.strict else []
+    print("".join(f"incomplete: {row}\n" for row in lacking), end="", file=sys.stderr)
+    return 1 if lacking else 0
 
 
 if __name__ == "__main__":

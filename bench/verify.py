@@ -18,7 +18,7 @@ from io import StringIO
 from pathlib import Path
 
 from bench import audit, campaign, lines, speed, study, table
-from bench.cli import Parser, closed
+from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import given_path, write_output
 from bench.record import read
@@ -156,23 +156,18 @@ def report(found: Iterable[str]) -> int:
     return 1 if lines else 0
 
 
+@one_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 all is true, 1 findings, 2 bad input."""
     parser = Parser(prog="python -m bench.verify", description=(__doc__ or "").partition(":")[0] + ".")
     parser.add_argument("--results", type=given_path, default=Path("results"), help="default: %(default)s")
     parser.add_argument("--write", action="store_true", help="first make the tables and the list of sums anew")
     options = parser.parse_args(argv)
-    try:
-        if not (options.results / "reference").is_dir():
-            raise UserError(
-                f"{options.results} holds no folder 'reference'; name the folder of the tables with --results"
-            )
-        if options.write:
-            write(options.results)
-        return report(findings(options.results))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not (options.results / "reference").is_dir():
+        raise UserError(f"{options.results} holds no folder 'reference'; name the folder of the tables with --results")
+    if options.write:
+        write(options.results)
+    return report(findings(options.results))
 
 
 if __name__ == "__main__":
