@@ -1,7 +1,8 @@
 """The floor of the semi-supervised tables: the category branch of AMM's encoder, trained on the labelled examples alone.
 
-What a semi-supervised method scores above it, it owes to the unlabelled examples. So the net and its Adam are AMM's, and
-nothing else is: no augmentation, no schedule, no early stopping.
+What SAMM scores above it, it owes to the unlabelled examples. So the layers of y, as Eq. 6 has them, and their Adam are AMM's,
+and nothing else is: no augmentation, no schedule, no early stopping. Departure: under Eq. 7, SAMM's default, y reads features of
+z's branch as well, whose layers are not here.
 """
 
 from __future__ import annotations

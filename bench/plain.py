@@ -290,5 +290,7 @@ def _missing(trial: Trial) -> str:
         return trial.method
     if trial.precision != "fp32":
         return f"precision: {trial.precision}"
+    if trial.batch_labelled is not None:
+        return f"batch_labelled: {trial.batch_labelled}"
     free = READ - set(KNOWN)
     return next((f"{k}: {v}" for k, v in trial.config.items() if k not in free and v not in KNOWN.get(k, ())), "")

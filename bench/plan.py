@@ -99,13 +99,15 @@ def _labels(suite: Suite, row: Row) -> int:
 
 
 def _check_labels(suite: Suite, labels: int, cls: type[Method], config: Mapping[str, Any], where: str) -> None:
-    """A method that learns from labels gets some, and one that answers with classes knows how many there are."""
+    """A method that learns from labels gets some, and a component for each class; one that answers with classes no more."""
     from bench.sources import SOURCES
 
     if cls.needs_labels and not labels:
         raise UserError(f"{where}: {cls.__name__} learns from labels; give the suite labels: N")
     classes = SOURCES[suite.data].n_classes
     found = config.get("components", classes)
+    if cls.needs_labels and found < classes:
+        raise UserError(f"{where}: components: {found}, but {suite.data} has labels of {classes} classes")
     if suite.task == "classification" and found != classes:
         raise UserError(f"{where}: components: {found}, but {suite.data} has {classes} classes to tell apart")
 

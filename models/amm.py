@@ -81,6 +81,10 @@ class AMMConfig:
             raise ValueError(f"prior: {self.prior} is for 2 components or more; use prior: standard")
         if self.y_reads == "z" and self.factorisation != 7:
             raise ValueError(f"y_reads: z needs factorisation: 7, got {self.factorisation}")
+        if self.separation != 4.0 and self.prior not in ("fixed", "separated"):
+            raise ValueError(f"separation other than 4.0 needs prior: fixed or separated, got {self.prior}")
+        if self.pool_first and self.nets != "svhn":
+            raise ValueError(f"pool_first needs nets: svhn, the ones that pool, got {self.nets}")
         if self.penalty_y <= 0:
             raise ValueError(f"penalty_y must be above 0, got {self.penalty_y}")
         if not 0 <= self.average_rate <= 1:
@@ -135,7 +139,7 @@ class AMM(Method):
 
         Under Eq. 6 z is drawn given ŷ, as Algorithm 1 has it; Eq. 10 prints h_y(x), its logits. With several `y_draws` ŷ is the
         mean of their softmaxes, by which Kendall & Gal (2017, Eq. 12), whom section 2.2 follows, classify under noise: a
-        large σ makes it soft instead of crisp.
+        large σ makes it soft instead of crisp. `y_sample: straight_through` keeps its largest entry alone, without noise too.
         """
         h: dict[str, Tensor] = self._y_net()(noise, x=x)
         if self.config.y_draws > 1 and noise is not None:

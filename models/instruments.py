@@ -40,7 +40,7 @@ def read(model: AMM, batch: Batch) -> dict[str, Tensor]:
     information_y: what y tells about x under q, in nats: the entropy of q(y) less the mean one of q(y | x).
     noise_y: mean σ of Eq. 8, which a few large ones can carry.
     means_apart: the smallest distance between two component means.
-    reconstruction: mean squared error of a pixel, of `AMM.reconstruct`.
+    reconstruction: mean squared error of a pixel, of `AMM.reconstruct` by the encoders that learn and the batch's statistics.
     """
     with running_statistics_kept(model), torch.enable_grad():
         q, p = model.tuples(batch)

@@ -318,7 +318,12 @@ def test_y_is_inferred_from_the_drawn_z_where_the_config_says_so(nets: str) -> N
         slopes = torch.autograd.grad(one["yμ"].square().sum(), spread, allow_unused=True)
         assert all((slope is None) == (reads == "features") for slope in slopes)
         model.eval()
-        assert torch.equal(model.encode(x, None)["yμ"], model.encode(x, None)["yμ"])
+        answer = model.encode(x, None)
+        assert torch.equal(answer["z"], answer["zμ"])
+        with torch.no_grad():
+            for parameter in model.encoder.layers["zμ"].parameters():
+                parameter.zero_()
+        assert torch.equal(model.encode(x, None)["yμ"], answer["yμ"]) == (reads == "features")
     assert "Eq. 7" in " ".join(model.departures())
 
 
@@ -565,6 +570,8 @@ def test_the_global_stream_plays_no_part() -> None:
         ({"penalty": "none", "penalty_y": 5.0}, "penalty_y other than 1.0 needs penalty: gradient"),
         ({"components": 1}, "prior: learned is for 2 components or more; use prior: standard"),
         ({"components": 1, "prior": "learned_variance"}, "prior: learned_variance is for 2 components or more"),
+        ({"separation": 2.0}, "separation other than 4.0 needs prior: fixed or separated, got learned"),
+        ({"pool_first": True}, "pool_first needs nets: svhn, the ones that pool, got mnist"),
         ({"penalty_y": 0.0}, "penalty_y must be above 0, got 0.0"),
         ({"average_rate": 1.5}, "average_rate must lie between 0 and 1, got 1.5"),
         ({"average_rate": -0.1}, "average_rate must lie between 0 and 1, got -0.1"),
@@ -614,6 +621,27 @@ def test_answers_have_their_shapes_and_do_not_vary(nets: str, factorisation: int
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert samples[0].shape == (4, *SPECS[nets].shape)
     assert torch.equal(samples[0], samples[1]) and not torch.equal(samples[0], samples[2])
+
+
+def test_pictures_are_decoded_from_the_codes_that_their_names_say() -> None:
+    model = _amm("digits", init_std=0.2).eval()
+    x, y = _x("digits", 4), torch.tensor([0, 9, 3, 3])
+
+    def decoded(y: Tensor, z: Tensor) -> Tensor:
+        return cast(Tensor, model.decoder(None, y=y, z=z)["x"])
+
+    with torch.no_grad():
+        z = model.prior.sample_z(y, Noise.seeded(7))
+        assert torch.equal(model.sample(y, Noise.seeded(7)), decoded(one_hot(y, 10), z))
+        h = model.encoder(None, x=x)
+        soft, mean = h["yμ"].flatten(1).softmax(1), h["zμ"].flatten(1)
+        pictures = decoded(soft, mean)
+        torch.testing.assert_close(model.reconstruct(x), pictures)
+        for code in ((soft.roll(1, 1), mean), (soft, mean.roll(1, 0))):
+            assert not torch.allclose(decoded(*code), pictures)
+        for t in (0.0, 0.25, 1.0):
+            between = [(1 - t) * part[:2] + t * part[2:] for part in (soft, mean)]
+            torch.testing.assert_close(model.interpolate(x[:2], x[2:], t), decoded(*between))
 
 
 def test_predict_is_the_largest_mean_whatever_the_rest_of_the_batch() -> None:

@@ -734,7 +734,9 @@ def test_main_answers_what_is_no_table(arguments: list[str]) -> None:
 
 def test_the_printed_columns_are_aligned() -> None:
     _, header, *rows = describe(plane.DISCRIMINATOR, 3).splitlines()[:11]
-    assert {line[: header.index("Output")].rstrip().startswith(" ") for line in rows} == {False}
+    for title in ("Output", "Input", "Channels"):
+        at = header.index(title)
+        assert all(line[at - 1] == " " != line[at] for line in rows), title
 
 
 def test_the_command_runs_as_a_module() -> None:

@@ -484,6 +484,7 @@ def test_it_knows_these_rows(row: str) -> None:
     [
         ("digits_unsup/aae", {}, {}, "baselines.aae:AAE"),
         (PLANE, {"precision": "bf16"}, {}, "precision: bf16"),
+        (PLANE, {"batch_labelled": 20}, {}, "batch_labelled: 20"),
         (PLANE, {}, {"factorisation": 6}, "factorisation: 6"),
         (PLANE, {}, {"prior": "standard"}, "prior: standard"),
         (PLANE, {}, {"d_steps": 2}, "d_steps: 2"),

@@ -242,6 +242,15 @@ def test_a_method_that_learns_from_labels_needs_some(write: Callable[..., Path])
     assert trials(load_suite(path), "quick", ["two"])  # Toy can do without
 
 
+def test_a_method_that_learns_from_labels_has_a_component_for_each_class(write: Callable[..., Path]) -> None:
+    path = write("models.toy_for_tests:Toy", "models.toy_for_tests:Taught")
+    path.write_text(path.read_text().replace("{lr: 1e-4,", "{components: 7,"), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        trials(load_suite(path), "quick")
+    assert str(caught.value) == f"{path}:19: row one: components: 7, but blobs has labels of 10 classes"
+    assert trials(load_suite(path), "quick", ["two"])[0].config["components"] == 10
+
+
 def test_only_classes_to_tell_apart_fix_the_number_of_components(write: Callable[..., Path]) -> None:
     path = write("{lr: 1e-4,", "{components: 7,")
     assert trials(load_suite(path), "quick")[0].config["components"] == 7
