@@ -4,14 +4,15 @@ D(x, z) has K logits; that of class K + 1, "synthesised", is 0 (Salimans et al.,
 that a pair is inferred, (x, Gz(x)), and not synthesised, (Gx(z), z) with z ~ N(0, I):
 D:  -E log p(y | x, Gz(x)) over labelled examples - E log σ(log Z(x, Gz(x))) / 2 - E log σ(-log Z(Gx(z), z)) / 2;
 Gz: -E log σ(-log Z(x, Gz(x)));  Gx: -E log σ(log Z(Gx(z), z)): ALI's game, without feature matching.
-The labels teach D alone. A class is the largest logit of D(x, μ_z(x)). The second classifier, "svm", is the paper's other
-protocol: an L2-SVM on the features of the labelled examples (IshmaelBelghazi/ALI, experiments/semi_supervised_svhn.py).
+The labels enter the loss of D alone. A class is the largest logit of D(x, μ_z(x)). The second classifier, "svm", is after the
+paper's other protocol: an L2-SVM on features of the labelled examples (IshmaelBelghazi/ALI, experiments/semi_supervised_svhn.py).
 
 Departures: the code of the published 7.42 % was never released (IshmaelBelghazi/ALI, issue 17), so how labels enter is a
 reconstruction from the text; the halves are openai/improved-gan's. The nets are AMM's without y, as in `baselines.ali`: z has 64
 dimensions for ALI's 256, D has no batch normalisation and dropout 0.1 for 0.2, leaks are 0.2 for 0.01, the last bias starts at 0
-for the log odds of the data, kernels at N(0, 0.02²) for N(0, 0.01²). For the SVM a hidden layer is averaged over its positions,
-features are standardised, and C is fixed: ALI picked it by validation labels, which no method sees here.
+for the log odds of the data, kernels at N(0, 0.02²) for N(0, 0.01²). Running statistics are half those of the labelled examples.
+The SVM reads this encoder, whose D knew labels, there one learned without; of its output μ_z alone, not the variances; a hidden
+layer is averaged over its positions, features are standardised, and C is fixed: ALI picked it by validation labels.
 
 Pitfalls: D must name classes of pairs, yet z says little of them. Ports of ALI needed noise on D's input, or steps of D left
 out, to stay stable (9310gaurav/ali-pytorch).

@@ -266,7 +266,8 @@ def _mixtures(records: Sequence[Record]) -> list[str]:
     # a trial that was killed before it began tells neither
     digests = [str(record["data"].get("digest"))[:12] for record in records if record["data"]]
     revisions = _revisions([record for record in records if record["run"]])
-    for what, values in (("git revisions", revisions), ("versions of the data", digests)):
+    devices = [name for record in records if (name := record["run"].get("device_name"))]
+    for what, values in (("git revisions", revisions), ("versions of the data", digests), ("devices", devices)):
         different = sorted(set(values))
         notes += [f"Mixes {what}: {', '.join(different)}."] if len(different) > 1 else []
     return notes

@@ -33,6 +33,7 @@ QUARTERS = (0.25, 0.5, 0.75, 1.0)
 READINGS = ("overlap", "slope", "entropy_y", "information_y", "noise_y", "means_apart", "reconstruction")
 EXCHANGES = ("swap_y", "swap_z", "redraw_y", "redraw_z")  # readings that older records lack
 COLUMNS = ("live", *READINGS)  # of the sheet, beside the score
+LOGARITHMIC = ("noise_y",)  # from 1 to millions in one study
 
 
 def by_row(suite: Suite, found: Sequence[Record]) -> dict[str, list[Record]]:
@@ -116,16 +117,20 @@ def render(suite: Suite, found: dict[str, list[Record]], sheet: str) -> str:
         f"## {suite.title}\n\nSuite {suite.suite}, data {suite.data}, {steps} steps of {trials[0]['batch']} unless a row says "
         f"otherwise. Score: {suite.metric}, in percent, mean ± std over n seeds at quarters of the training, where none was "
         "scored read off the straight line between two scorings of each seed, which makes that std smaller; that of Eq. 19 and "
-        "readings of the last step (`models/instruments.py`). Each row is the first with what its label says. p is Welch's; "
-        "with so many comparisons one in twenty is below 0.05 by chance."
+        "readings of the last step, each explained in `models/instruments.py`. A row has the settings of the first row but for "
+        "what its label says. p is Welch's; with so many comparisons one in twenty is below 0.05 by chance."
     )
     notes = "\n".join(f"- {note}" for note in suite.notes)
     picture = f"![A line of panels for each setting: the score and the readings over the training]({sheet})"
-    return "\n\n".join(part for part in (heading, table(suite, found), picture, notes) if part) + "\n"
+    legend = "Thin lines are seeds, a thick one their mean, a dashed one the base's; without a panel there is no such reading."
+    return "\n\n".join(part for part in (heading, table(suite, found), picture, legend, notes) if part) + "\n"
 
 
 def draw(suite: Suite, found: dict[str, list[Record]], file: Any) -> None:
-    """The sheet as PNG: a line of panels per row, each seed a thin line, their mean a thick one, the base's mean dashed."""
+    """The sheet as PNG: a line of panels per row, each seed a thin line, their mean a thick one, the base's mean dashed.
+
+    Where the records of a row lack a reading there is no panel.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -141,8 +146,11 @@ def draw(suite: Suite, found: dict[str, list[Record]], file: Any) -> None:
         for axis, name in zip(line, columns, strict=True):
             _panel(axis, records, base, name)
         line[0].set_ylabel(textwrap.fill(labels[row], 26), fontsize=7, rotation=0, ha="right", va="center")
-    for axis, name in zip(axes[0], columns, strict=True):
-        axis.set_title(name.rpartition(".")[2].replace("_", " "), fontsize=8)
+    for column, name in zip(axes.T, columns, strict=True):
+        drawn = [axis for axis in column if axis.axison]
+        if drawn:
+            drawn[0].set_title(name.rpartition(".")[2].replace("_", " "), fontsize=8)
+            drawn[0].set_yscale("log" if name in LOGARITHMIC else "linear")
     figure.tight_layout(pad=0.4)
     figure.savefig(file, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
@@ -150,6 +158,9 @@ def draw(suite: Suite, found: dict[str, list[Record]], file: Any) -> None:
 
 def _panel(axis: Any, records: Sequence[Record], base: Sequence[Record], name: str) -> None:
     axis.tick_params(labelsize=6)
+    if all(None in curve(record, name) for record in records if record["status"] == "done"):
+        axis.set_axis_off()
+        return
     for pool, thin, style in (
         (base, False, {"color": "0.5", "linestyle": "--"}),
         (records, True, {"color": "#0072b2"}),

@@ -211,12 +211,15 @@ def test_few_trials_carry_their_number() -> None:
 
 @pytest.mark.fault(22)
 def test_mixed_code_data_and_dirty_trees_are_told() -> None:
-    other = make("aae", 1, run={"git": {"sha": "b" * 40, "dirty": True}}, data={"digest": "d2", "note": ""})
-    notes = cell([make("aae", 0), other], "test.majority", 2).notes
+    clean = {"git": {"sha": "a" * 40, "dirty": False}, "device_name": "slow"}
+    dirty = {"git": {"sha": "b" * 40, "dirty": True}, "device_name": "fast"}
+    other = make("aae", 1, run=dirty, data={"digest": "d2", "note": ""})
+    notes = cell([make("aae", 0, run=clean), other], "test.majority", 2).notes
     assert notes == (
         "Run from a working tree with uncommitted changes: seeds 1.",
         "Mixes git revisions: aaaaaaaaaaaa, bbbbbbbbbbbb.",
         "Mixes versions of the data: d1, d2.",
+        "Mixes devices: fast, slow.",
     )
     assert cell([make("aae", 0, run={"git": None})], "test.majority", 1).notes == ()
     copies = [make("aae", seed, run={"git": {"sources": str(seed), "sha": None}}) for seed in (1, 2)]  # without git

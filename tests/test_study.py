@@ -183,3 +183,29 @@ def test_panels_show_every_seed_and_both_means(tmp_path: Path, suite: Suite, mon
     assert scores.count(("0.5", [41.0, 31.0, 21.0, 11.0])) == 2  # the base's mean, in both lines of panels
     assert scores.count(("#0072b2", [41.0, 41.0, 31.0, 31.0])) == 2  # other's mean, and its seed 1, which equals it
     assert ("#0072b2", [42.0, 42.0, 32.0, 32.0]) in scores
+
+
+def test_a_reading_that_a_row_lacks_has_no_panel_and_the_noise_of_y_a_logarithmic_one(
+    tmp_path: Path, suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib import pyplot
+
+    _store(tmp_path, suite)
+    found = _found(suite, tmp_path)
+    for one in found["other"]:
+        for point in one["result"]["curve"]:
+            point["instruments"]["noise_y"] = 10.0 ** point["step"]
+    sheets: list[Any] = []
+    monkeypatch.setattr(pyplot, "close", sheets.append)
+    study.draw(suite, found, io.BytesIO())
+    (sheet,) = sheets
+    monkeypatch.undo()
+    columns = ["majority", *study.COLUMNS]
+    shown = [[axis.axison for axis in sheet.axes[at : at + len(columns)]] for at in (0, len(columns))]
+    with_readings = {"majority", "live", "overlap"}
+    assert shown[0] == [name in with_readings for name in columns]
+    assert shown[1] == [name in with_readings | {"noise_y"} for name in columns]
+    noise = sheet.axes[len(columns) + columns.index("noise_y")]
+    assert (noise.get_yscale(), noise.get_title()) == ("log", "noise y")
+    assert sheet.axes[0].get_yscale() == "linear"
+    pyplot.close(sheet)
