@@ -18,12 +18,21 @@ from bench import metrics, provenance
 from bench.errors import UserError
 from bench.plan import trials
 from bench.record import is_of, record_path
+from bench.sources import SOURCES
 from bench.statistics import Record
 from bench.suite import Trial, load_suite
 from bench.trainer import HEADLINE
 
 SHA256, SHA1 = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{40}")
 ACCURACY = 1e-9  # to which a score must follow from its counts; libraries differ in their last digits
+NOT_AS_MADE = (
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    IndexError,
+    OverflowError,
+)  # met in a record made by hand
 RUN = ("started", "device", "device_name", "precision", "threads", "seconds", "resumed")
 Scores = dict[str, float | int | None]
 
@@ -45,7 +54,7 @@ def about_record(root: Path, path: Path, record: Record) -> Iterator[str]:
         yield from _about_origin(record, trial)
         if record["result"] is not None:
             yield from about_result(record["result"], trial, record["status"])
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+    except NOT_AS_MADE as error:
         yield f"is not made as a record is ({type(error).__name__}: {error})"
 
 
@@ -90,7 +99,10 @@ def about_result(result: Mapping[str, Any], trial: Trial, status: str) -> Iterat
     for name, point in right.items():
         if any(result[name][part] != point[part] for part in point):
             yield f"has scores at its {name} step that its curve does not have"
+    source = SOURCES[trial.data]
     for classifier, counts in (result.get("confusion") or {}).items():
+        if sum(map(sum, counts)) > source.n_train + source.n_test:
+            raise ValueError("more counts of cluster by class than the data have examples")
         prefix = "" if classifier == "predict" else f"{classifier}_"
         for name, value in scores_of(counts, trial.task).items():
             told = result["last"]["test"].get(prefix + name)

@@ -115,8 +115,8 @@ def _cell(record: Record) -> Cell:
 def _rest(trial: Trial, n: int, records: Sequence[Record]) -> str:
     """How long n trials like `trial` take by a row's records of any length, on the machine where that is least; "" if unknown."""
     machines: dict[str, list[float]] = {}
-    for record in (record for record in records if record["status"] == "done" and n):
-        about, examples = record["run"], record["result"]["steps"] * record["trial"]["batch"]
+    for record in (record for record in records if record["status"] == "done" and n and _timed(record)):
+        about, examples = record["run"], record["result"].get("steps", 0) * record["trial"]["batch"]
         longer = trial.steps * trial.batch / examples if examples else 1.0
         machines.setdefault(_machine(about), []).append(about["seconds"] / (about.get("shared_by") or 1) * longer)
     each = {machine: statistics.median(seconds) for machine, seconds in machines.items()}
@@ -126,11 +126,17 @@ def _rest(trial: Trial, n: int, records: Sequence[Record]) -> str:
 
 def _took(records: Sequence[Record]) -> str:
     """The median time of a row's trials, and what they ran on."""
-    runs = [record["run"] for record in records if record["run"]]
+    runs = [record["run"] for record in records if _timed(record)]
     if not runs:
         return ""
     on = sorted({_machine(each) for each in runs})
     return f"{duration(statistics.median(each['seconds'] for each in runs))}, {', '.join(on)}"
+
+
+def _timed(record: Record) -> bool:
+    """Whether a record says how long its trial took and on what, which the oldest ones do not."""
+    named = "threads" if record["run"].get("device") == "cpu" else "device_name"
+    return {"seconds", "device", named} <= record["run"].keys()
 
 
 def _machine(run: Mapping[str, Any]) -> str:

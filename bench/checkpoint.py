@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bench.files import write_atomic
+from bench.record import digest_today
 
 State = dict[str, Any]
 PREVIOUS = ".previous"  # ends the name of the checkpoint before the last
@@ -43,13 +44,16 @@ def store(path: Path, content: bytes) -> None:
 
 
 def load(path: Path, digest: str) -> tuple[State | None, list[str]]:
-    """The latest sound state of the trial `digest`, or None; and what had to be passed over, one line each."""
+    """The latest sound state of the trial `digest`, or None; and what had to be passed over, one line each.
+
+    Digests are those of trials as planned today: a knob that the method has got since the state was saved changes nothing.
+    """
     remarks: list[str] = []
     for candidate in (path, previous(path)):
         if not candidate.exists():
             continue
         state = read(candidate)
-        if state is not None and state.get("digest") == digest:
+        if state is not None and digest_of(state) == digest:
             return state, remarks
         problem = "damaged" if state is None else "of another configuration"
         remarks.append(f"checkpoint {candidate.name} is {problem}, moved aside")
@@ -60,7 +64,12 @@ def load(path: Path, digest: str) -> tuple[State | None, list[str]]:
 def step_reached(path: Path, digest: str) -> int:
     """The step at which the trial `digest` would go on; 0 without a sound checkpoint of it. Moves nothing, unlike `load`."""
     states = (read(candidate) for candidate in (path, previous(path)) if candidate.exists())
-    return next((state["step"] for state in states if state is not None and state.get("digest") == digest), 0)
+    return next((state["step"] for state in states if state is not None and digest_of(state) == digest), 0)
+
+
+def digest_of(state: State) -> str:
+    """Digest of a state's trial as it would be planned today, if the state says which trial that is."""
+    return digest_today(state) if "trial" in state else str(state.get("digest"))
 
 
 def set_aside(path: Path) -> None:
@@ -77,7 +86,8 @@ def remove(path: Path) -> None:
 
 
 def _rename(path: Path) -> None:
-    path.replace(path.with_name(path.name + ".bad"))
+    names = (path.with_name(f"{path.name}.bad{mark}") for mark in ("", *(f".{n}" for n in range(1, 1000))))
+    path.replace(next(name for name in names if not name.exists()))
 
 
 def previous(path: Path) -> Path:

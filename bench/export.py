@@ -17,7 +17,8 @@ from typing import Any
 from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import below, given_folder, given_path, write_output
-from bench.record import read
+from bench.record import read, record_path
+from bench.suite import Trial
 
 DROPPED = (
     "result.curve",
@@ -33,9 +34,16 @@ def records(roots: Sequence[Path]) -> str:
     import pandas
 
     rows: list[dict[str, Any]] = []
-    for path in sorted(path for root in roots for path in below(root, "seed*.json")):
+    files = {
+        path.resolve(): path for root in reversed(roots) for path in below(root, "seed*.json")
+    }  # one may hold another
+    for path in sorted(files.values()):
         try:
-            rows.append({"path": path.as_posix(), **read(path)})
+            found = read(path)
+            place = record_path(Path(), Trial.from_json(found["trial"]))
+            if path.parts[-4:] != place.parts:
+                raise UserError(f"{path}: holds the trial of {place}; left out")
+            rows.append({"path": path.as_posix(), **found})
         except UserError as error:
             print(f"warning: {error}", file=sys.stderr)
     if not rows:

@@ -26,7 +26,7 @@ from bench.files import given_folder, given_path, write_output
 from bench.lines import ABSENT, Line, other_budget
 from bench.pictures import COLOURS, Picture, Pictures, new_figure
 from bench.plan import trials
-from bench.record import FINAL, record_path
+from bench.record import FINAL, is_of, record_path
 from bench.run import UNFINISHED
 from bench.statistics import Record, lookup
 from bench.suite import Suite, load_suite
@@ -175,6 +175,10 @@ def _make(options: argparse.Namespace) -> int:
         )
     records = shown(suite, options.budget, *roots, options.allow_mixed)
     trained = load(path)
+    if not is_of(trained.record, trial):
+        raise UserError(
+            f"{path}: is of another configuration than the suite plans now; run the trial again into another --out"
+        )
     dataset = load_for(trial, Noise.seeded(trial.init_seed), options.data_root)
     mine = [r for r in records if r["trial"]["row"] == options.row and r["status"] == "done"]
     pictures = [*Pictures(trained, dataset).made(), learning_curves(suite, options.row, trial.budget, mine)]

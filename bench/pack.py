@@ -36,7 +36,10 @@ def packed(out: Path) -> list[Path]:
         _add(tar, MANIFEST, _manifest(sums))
     content = file.getvalue()
     for old in listed(out, "campaign.tar.*"):
-        old.unlink()
+        try:
+            old.unlink()
+        except OSError as error:
+            raise UserError(f"{old}: cannot be replaced ({error.strerror}); move it away") from None
     parts = [out / f"campaign.tar.{start // PART:03d}" for start in range(0, len(content), PART)]
     for number, path in enumerate(parts):
         write_output(path, content[number * PART : (number + 1) * PART])
@@ -54,7 +57,7 @@ def unpacked(folder: Path) -> dict[str, bytes]:
         return loose
     content = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(b"".join(part.read_bytes() for part in parts)), mode="r:") as tar:
+        with tarfile.open(fileobj=io.BytesIO(b"".join(_read(part) or b"" for part in parts)), mode="r:") as tar:
             for member in tar:
                 file = tar.extractfile(member) if member.isfile() else None
                 content[member.name] = file.read() if file else b""
@@ -74,13 +77,25 @@ def unpacked(folder: Path) -> dict[str, bytes]:
 def _carried(root: Path) -> dict[str, bytes]:
     """Every file below `root` that is carried, by name; of two checkpoints the last sound one, under the name of the last."""
     names = {path.relative_to(root).as_posix().removesuffix(checkpoint.PREVIOUS): None for path in below(root, "seed*")}
-    return {name: _content(root / name) for name in names if Path(name).suffix in CARRIED}
+    found = {name: _content(root / name) for name in names if Path(name).suffix in CARRIED}
+    return {name: data for name, data in found.items() if data is not None}
 
 
-def _content(path: Path) -> bytes:
-    found = [place.read_bytes() for place in (path, checkpoint.previous(path)) if place.exists()]
+def _content(path: Path) -> bytes | None:
+    """What is carried of a file; None where it has gone since it was listed, as a checkpoint of another run's trial does."""
+    found = [data for place in (path, checkpoint.previous(path)) if (data := _read(place)) is not None]
     sound = (data for data in found if path.suffix != ".checkpoint" or checkpoint.parse(data) is not None)
-    return next(sound, found[0])
+    return next(sound, found[0] if found else None)
+
+
+def _read(path: Path) -> bytes | None:
+    """The bytes of a file, or None where there is none; UserError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or move it away") from None
 
 
 def _stem(name: str) -> str:
@@ -126,7 +141,7 @@ def _parts(folder: Path) -> list[Path]:
 
 
 class Coming(NamedTuple):
-    """A file on its way home: its name below the root, and the digest of its trial."""
+    """A file on its way home: its name below the root, and the digest of its trial as planned today."""
 
     name: str
     content: bytes
@@ -169,18 +184,20 @@ def _looked_at(
     there = read(path) if path.exists() else None
     final = record is not None and record["status"] in FINAL
     if not final and there is not None and there["status"] in FINAL:
-        return [], [f"{stem}: under way, but home has a result; left out"]
+        other = record is not None and digest_today(record) != digest_today(there)
+        which = " of another configuration; move it away to bring this one" if other else ""
+        return [], [f"{stem}: under way, but home has a result{which}; left out"]
     kind = ".weights" if final else ".checkpoint"  # a result needs no checkpoint, and nothing else has weights
     state = checkpoint.parse(files[kind]) if kind in files else None
     lines = [f"{stem}{kind}: damaged; left out"] if kind in files and state is None else []
-    coming = [] if record is None else [Coming(f"{stem}.json", files[".json"], record["digest"])]
-    coming += [] if state is None else [Coming(stem + kind, files[kind], state["digest"])]
+    coming = [] if record is None else [Coming(f"{stem}.json", files[".json"], digest_today(record))]
+    coming += [] if state is None else [Coming(stem + kind, files[kind], checkpoint.digest_of(state))]
     if coming and not final:
         step = 0 if state is None else state["step"]
         reached = checkpoint.step_reached(path.with_suffix(".checkpoint"), coming[-1].digest)
         if reached > step:
             return [], [*lines, f"{stem}: under way at step {step}, but home is at step {reached}; left out"]
-    if record is not None and there is not None and there["digest"] != record["digest"]:
+    if record is not None and there is not None and digest_today(there) != digest_today(record):
         lines.append(f"{stem}: the record at home is of another configuration; kept beside it")
     came = [f"{stem}: {'a result' if final else 'under way'}"] if coming else []
     return coming, came + lines

@@ -24,6 +24,8 @@ from bench.suite import Trial
 RECORD_SCHEMA = 1
 FINAL = ("done", "diverged")  # results; anything else is tried again by the next run
 STATUSES = (*FINAL, "failed", "interrupted", "killed")
+BOUND = 1e15  # of a score, so that its square and the sum of many are finite
+SPLITS = ("validation", "test")  # which are scored
 KEYS = {"schema", "digest", "trial", "status", "reason", "result", "data", "run", "departures"}
 SHAPES = {  # of what tables read, where it is there at all
     "reason": (str, NoneType),
@@ -97,7 +99,7 @@ def write(path: Path, record: Mapping[str, Any]) -> bool:
 
 
 def store(path: Path, content: bytes, digest: str) -> bool:
-    """`write` for a record of the trial `digest` that is bytes already, such as one from another folder."""
+    """`write` for a record that is bytes already, such as one from another folder; `digest` is its trial's, as planned today."""
     while not write_once(path, content):
         if _is_result(path, digest):
             return False
@@ -116,17 +118,17 @@ def _is_result(path: Path, digest: str) -> bool:
         found = read(path)
     except UserError:
         return False
-    return found["digest"] == digest and found["status"] in FINAL
+    return digest_today(found) == digest and found["status"] in FINAL
 
 
 def _put_away(aside: Path, path: Path, digest: str) -> None:
     """Deletes an older record of the same trial; one of another, or a damaged one, gets a name of its own."""
     try:
-        found = str(read(aside)["digest"])
-        old = found[:8]
+        found = read(aside)
+        today, old = digest_today(found), str(found["digest"])[:8]
     except UserError:
-        found, old = "", "unreadable"
-    if found == digest:
+        today, old = "", "unreadable"
+    if today == digest:
         aside.unlink()
         return
     names = (path.with_name(f"{path.stem}.{old}{mark}.stale") for mark in ("", *(f".{n}" for n in range(1, 1000))))
@@ -209,7 +211,7 @@ def _misshapen(record: Mapping[str, Any]) -> str:
             return f"has {name} {value!r:.40}, expected {' or '.join(kind.__name__ for kind in kinds)}"
     if not all(isinstance(text, str) for text in record["departures"]):
         return "has departures that are no text"
-    if not all(isinstance(point, dict) for point in (record["result"] or {}).get("curve", [])):
+    if not all(map(_is_scoring, (record["result"] or {}).get("curve", []))):
         return "has a result.curve that is no list of scorings"
     for entry in (record["data"].get("variant") or {}).values():
         if isinstance(entry, dict) and not all(
@@ -219,10 +221,25 @@ def _misshapen(record: Mapping[str, Any]) -> str:
     for at in ("last", "selected", "best_on_test"):
         point = _part(record, f"result.{at}")
         told = {"step": point.get("step"), **point.get("test", {})} if isinstance(point, dict) else {}
-        wrong = [name for name, value in told.items() if type(value) not in (int, float, NoneType)]
+        wrong = [name for name, value in told.items() if not _is_score(value)]
         if wrong:
-            return f"has result.{at} with the {wrong[0]} {told[wrong[0]]!r:.40}, which is no number"
+            return f"has result.{at} with the {wrong[0]} {told[wrong[0]]!r:.40}, which is no score"
     return ""
+
+
+def _is_scoring(point: Any) -> bool:
+    """Whether a point of a curve has a step, and parts that hold numbers: scores, and losses and readings of any size."""
+    if not isinstance(point, dict) or type(point.get("step")) is not int:
+        return False
+    parts = {name: part for name, part in point.items() if name != "step"}
+    if not all(isinstance(part, dict) for part in parts.values()):
+        return False
+    return all(_is_score(value, name in SPLITS) for name, part in parts.items() for value in part.values())
+
+
+def _is_score(value: Any, bounded: bool = True) -> bool:
+    """Whether a table can reckon with it: a number, for a score of a sensible size, or None."""
+    return value is None or (type(value) in (int, float) and (abs(value) < BOUND or not bounded))
 
 
 def _part(record: Mapping[str, Any], name: str) -> Any:

@@ -77,7 +77,7 @@ def summarise(values: Sequence[float]) -> Summary:
         return Summary(n, mean)
     if min(values) == max(values):  # the rounded mean may differ from equal values, which must not become a deviation
         return Summary(n, values[0], 0.0, values[0], values[0])
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    std = math.hypot(*(value - mean for value in values)) / math.sqrt(n - 1)  # a square might overflow
     half = _t_quantile(1 - LEVEL / 2, n - 1) * std / math.sqrt(n)
     return Summary(n, mean, std, mean - half, mean + half)
 

@@ -61,8 +61,10 @@ def _at(record: Record, metric: str, part: float) -> float | None:
 
 
 def _text(values: Sequence[float | None], digits: int) -> str:
+    """The mean of what is known, with its number in brackets where that is not all."""
     known = [value for value in values if value is not None]
-    return summarise(known).text(digits) if known else ABSENT
+    some = f" ({len(known)})" if len(known) < len(values) else ""
+    return summarise(known).text(digits) + some if known else ABSENT
 
 
 def _difference(metric: str, mine: Sequence[Record], base: Sequence[Record]) -> str:
@@ -99,7 +101,8 @@ def table(suite: Suite, found: dict[str, list[Record]]) -> str:
 def _line(suite: Suite, row: Row, records: list[Record], base: list[Record], names: Sequence[str]) -> list[str]:
     done = [record for record in records if record["status"] == "done"]
     failed = len(records) - len(done)
-    n = f"{len(done)}" + (f", {failed} diverged" if failed else "")
+    n = f"{len(done)}" + (f" of {len(suite.seeds)}" if len(records) < len(suite.seeds) else "")
+    n += f", {failed} diverged" if failed else ""
     split, _, score = suite.metric.partition(".")
     quarters = [_text([_at(record, suite.metric, part) for record in done], 1) for part in QUARTERS]
     difference = ABSENT if records is base else _difference(suite.metric, records, base)
@@ -117,7 +120,8 @@ def render(suite: Suite, found: dict[str, list[Record]], sheet: str) -> str:
         f"## {suite.title}\n\nSuite {suite.suite}, data {suite.data}, {steps} steps of {trials[0]['batch']} unless a row says "
         f"otherwise. Score: {suite.metric}, in percent, mean ± std over n seeds at quarters of the training, where none was "
         "scored read off the straight line between two scorings of each seed, which makes that std smaller; that of Eq. 19 and "
-        "readings of the last step, each explained in `models/instruments.py`. A row has the settings of the first row but for "
+        "readings of the last step, each explained in `models/instruments.py`, of fewer seeds where a number stands in brackets, "
+        "for older records lack some. A row has the settings of the first row but for "
         "what its label says. p is Welch's; with so many comparisons one in twenty is below 0.05 by chance."
     )
     notes = "\n".join(f"- {note}" for note in suite.notes)
@@ -167,6 +171,7 @@ def _panel(axis: Any, records: Sequence[Record], base: Sequence[Record], name: s
     ):
         lines = [(_steps(r), curve(r, name)) for r in pool if r["status"] == "done"]
         lines = [(steps, values) for steps, values in lines if None not in values]
+        lines = [line for line in lines if line[0] == lines[0][0]]  # scored at the same steps, or there is no mean
         for steps, values in lines if thin else ():
             axis.plot(steps, values, linewidth=0.4, alpha=0.6, **style)
         if lines:
@@ -175,7 +180,7 @@ def _panel(axis: Any, records: Sequence[Record], base: Sequence[Record], name: s
 
 
 def _steps(record: Record) -> list[int]:
-    return [point["step"] for point in record["result"]["curve"]]
+    return [point["step"] for point in record["result"].get("curve", [])]
 
 
 @one_line

@@ -36,6 +36,11 @@ from bench.suite import Trial
 from bench.trainer import Run
 from bench.yaml_strict import build
 
+SURROUNDINGS = {
+    "threads": "number of threads",
+    "device_name": "device",
+    "torch": "version of torch",
+}  # which decide bits
 OUT, ERR = 1, 2  # where a C library prints, whatever sys.stdout is
 _channel: TextIO | None = None  # to the dispatcher; standard output until `keep_apart`
 
@@ -119,8 +124,10 @@ def _run(job: Job, path: Path, stop: Stop, pool: Pool, lock: Lock) -> Going:
     root = Path(job.data_root) if job.data_root else None
     current = Run(job.trial, torch.device(job.device), root, job.engine)
     saved = path.with_suffix(".checkpoint")
-    made_by = {"threads": job.threads, "sources": facts["git"]["sources"]}
+    made_by = {"trial": job.trial.to_json(), "sources": facts["git"]["sources"], "threads": job.threads}
+    made_by |= {"device_name": facts["device_name"], "torch": facts["versions"]["torch"]}
     remarks, before = _resume(current, saved, made_by)
+    made_by["remarks"] = remarks  # for whoever goes on from here
     if before:
         made_by["before"] = facts["git"]["before"] = before
     written, shown = time.monotonic(), 0
@@ -186,12 +193,12 @@ def _resume(run: Run, saved: Path, made_by: dict[str, Any]) -> tuple[list[str], 
     if state is None:
         return remarks, []
     run.restore(state)
-    if state.get("threads") != made_by["threads"]:
-        remarks.append("continued with another number of threads than it was begun with")
+    changed = [what for key, what in SURROUNDINGS.items() if state.get(key) not in (None, made_by[key])]
+    remarks = [*state.get("remarks", []), *remarks, *(f"continued with another {what} than before" for what in changed)]
     before = list(state.get("before", []))
     if state.get("sources") not in (None, made_by["sources"]):
         before.append(state["sources"])
-    return remarks, before
+    return list(dict.fromkeys(remarks)), before
 
 
 class Reporter:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench import audit, campaign, lines, speed, study, table
 from bench.cli import Parser, closed, one_line
-from bench.errors import UserError
+from bench.errors import UserError, told
 from bench.files import given_path, write_output
 from bench.record import read
 from bench.reproduce import ENDINGS, TABLES, texts
@@ -85,8 +85,14 @@ def _brief(results: Path, place: re.Match[str]) -> str:
 
 def sums(results: Path) -> dict[str, str]:
     """sha256 of every record, by its path below `results`."""
-    found = _files(results / "reference")
-    return {path.relative_to(results).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+    return {path.relative_to(results).as_posix(): _sum(path) for path in _files(results / "reference")}
+
+
+def _sum(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or move it away") from None
 
 
 def _files(root: Path) -> list[Path]:
@@ -95,7 +101,13 @@ def _files(root: Path) -> list[Path]:
 
 def write(results: Path) -> None:
     """Makes every table and the list of sums anew; if one cannot be made, none is written."""
-    for name, text in {name: make() for name, make in tables(results).items()}.items():
+    texts = {}
+    for name, make in tables(results).items():
+        try:
+            texts[name] = make()
+        except audit.NOT_AS_MADE as error:
+            raise UserError(f"{results / name}: cannot be made from the records: {told(error)}") from None
+    for name, text in texts.items():
         write_output(results / name, text)
     write_output(results / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sums(results).items()))
 
@@ -137,7 +149,7 @@ def _about_tables(results: Path) -> Iterator[str]:
         try:
             with redirect_stderr(StringIO()):  # what cannot be read has its line already
                 right = make().encode()
-        except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (UserError, OSError, *audit.NOT_AS_MADE) as error:
             yield f"{path}: cannot be made from the records: {error}"
             continue
         if not path.is_file() or path.read_bytes() != right:

@@ -188,7 +188,8 @@ def compare(soak: Soak) -> list[str]:
         wrong += [f"{name} differs in {key}" for key in keys]
     weights = Counter(each["result"]["weights_sha256"] for each in found.values() if each["status"] == "done")
     wrong += [f"the weights {digest[:12]} end {n} trials" for digest, n in weights.items() if n > 1]
-    kept = {path.suffix for path in (soak.folder / "disturbed").rglob("seed*")} - {".json", ".bad"}
+    files = [path for path in (soak.folder / "disturbed").rglob("seed*") if ".bad" not in path.suffixes]
+    kept = {path.suffix for path in files} - {".json"}
     return wrong + [f"left behind: files {suffix}" for suffix in sorted(kept)]
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import torch
 from torch import nn
 
 from bench import checkpoint
+from bench.plan import trials
+from bench.suite import load_suite
 
 DIGEST = "d" * 64
 
@@ -152,6 +155,28 @@ def _sealed(payload: bytes) -> bytes:
 
 
 @pytest.mark.fault(7)
+def test_a_knob_at_its_default_that_came_since_leaves_a_checkpoint_good(path: Path) -> None:
+    (today,) = trials(load_suite("plane_unsup"), "quick", ["amm"], [0])
+    older = replace(today, config={key: value for key, value in today.config.items() if key != "y_draws"})
+    checkpoint.save(path, _state(4) | {"digest": older.digest, "trial": older.to_json()})
+    assert older.digest != today.digest and checkpoint.step_reached(path, today.digest) == 4
+    state, remarks = checkpoint.load(path, today.digest)
+    assert state is not None and (state["step"], remarks) == (4, [])
+    other = replace(today, config=today.config | {"y_draws": 2})
+    assert checkpoint.step_reached(path, other.digest) == 0
+
+
+def test_what_is_moved_aside_takes_the_place_of_nothing(path: Path) -> None:
+    for content in (b"one", b"two", b"three"):
+        path.write_bytes(content)
+        checkpoint.load(path, DIGEST)
+    assert {name.name.partition(".bad")[2]: name.read_bytes() for name in path.parent.iterdir()} == {
+        "": b"one",
+        ".1": b"two",
+        ".2": b"three",
+    }
+
+
 def test_a_checkpoint_cannot_run_code(two: Path, tmp_path: Path) -> None:
     mark, zipped = tmp_path / "mark", io.BytesIO()
     torch.save({"digest": DIGEST, "module": Evil(mark)}, zipped)
@@ -203,7 +228,7 @@ def test_what_a_trial_cannot_go_on_from_is_set_aside_whole(two: Path) -> None:
     checkpoint.set_aside(two)  # nothing there is no error
     checkpoint.save(two, _state(3))
     checkpoint.set_aside(two)
-    state = checkpoint.load(two.with_name(f"{two.name}.bad"), DIGEST)[0]
+    state = checkpoint.load(two.with_name(f"{two.name}.bad.1"), DIGEST)[0]
     assert state is not None and state["step"] == 3
 
 

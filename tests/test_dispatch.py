@@ -126,6 +126,26 @@ def test_a_damaged_checkpoint_is_told_in_the_record(job: Any) -> None:
     assert record.read(path)["run"]["remarks"] == ["checkpoint seed00.checkpoint is damaged, moved aside"]
 
 
+@pytest.mark.fault(4)
+def test_what_was_told_of_one_stretch_is_still_told_after_the_next(job: Any) -> None:
+    job(stop=9)
+    _, path = job(stop=3)
+    saved = path.with_suffix(".checkpoint")
+    saved.write_bytes(b"half")
+    job(stop=2)
+    state, _ = checkpoint.load(saved, record.read(path)["digest"])
+    assert state is not None
+    checkpoint.save(saved, state | {"device_name": "slow", "torch": "0.1", "threads": state["threads"] + 1})
+    job(stop=1)
+    assert job()[0] == trial.DONE
+    assert record.read(path)["run"]["remarks"] == [
+        "checkpoint seed00.checkpoint is damaged, moved aside",
+        "continued with another number of threads than before",
+        "continued with another device than before",
+        "continued with another version of torch than before",
+    ]
+
+
 def _wide(state: dict[str, Any]) -> None:
     state["module"]["map.weight"] = torch.zeros(3, 65)
 

@@ -70,6 +70,16 @@ def test_bad_input_is_one_line(
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.csv").exists()
 
 
+def test_a_record_counts_once_and_in_its_place_alone(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored.with_name("seed00 (copy).json").write_bytes(stored.read_bytes())
+    text = export.records([tmp_path / "runs", tmp_path])  # the first lies below the second
+    assert list(pandas.read_csv(io.StringIO(text))["path"]) == [stored.as_posix()]
+    said = capsys.readouterr().err
+    assert "seed00 (copy).json: holds the trial of " in said and said.count("\n") == 1
+
+
 def test_a_damaged_record_is_left_out_and_said(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

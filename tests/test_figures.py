@@ -281,6 +281,17 @@ def test_bad_input_is_one_line(
     assert told in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+def test_the_weights_of_another_configuration_are_not_drawn_under_todays_title(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(SUITE.replace("components: 12", "components: 13"))
+    where = ["--runs", str(stored / "runs"), "--reference", str(stored), "--out", str(tmp_path / "out")]
+    assert figures.main(["--suite", str(tmp_path / "tiny.yaml"), "--row", "amm", *where]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "seed00.json: is of another configuration than the suite plans now; run the trial again" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_curves_of_a_score_that_a_row_lacks_are_one_line(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,7 +22,9 @@ from bench.suite import Trial, load_suite
 
 def _save(path: Path, trial: Trial, step: int, **more: Any) -> None:
     """A checkpoint beside a record."""
-    checkpoint.save(path.with_suffix(".checkpoint"), {"digest": trial.digest, "step": step, **more})
+    checkpoint.save(
+        path.with_suffix(".checkpoint"), {"digest": trial.digest, "trial": trial.to_json(), "step": step, **more}
+    )
 
 
 def _pack(folder: Path, files: dict[str, bytes], manifest: bool = True) -> Path:
@@ -71,6 +73,22 @@ def test_what_is_packed_comes_home(
     assert done.exists()
 
 
+def test_a_file_that_goes_while_it_is_packed_or_cannot_be_read(
+    store: Callable[..., Path], found: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    _save(store(out, found[0], "interrupted"), found[0], 7)
+    gone = store(out, found[1], "interrupted").with_name("seed09.checkpoint")
+    gone.symlink_to("nowhere")  # listed, and not there when it is opened
+    pack.packed(out)
+    assert [Path(name).name for name in pack.unpacked(out)] == ["seed00.checkpoint", "seed00.json", "seed01.json"]
+    (tmp_path / "parts" / "campaign.tar.000").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"campaign.tar.000: cannot be read \(Is a directory\); mend that"):
+        pack.unpacked(tmp_path / "parts")
+    with pytest.raises(UserError, match=r"campaign.tar.000: cannot be replaced .*; move it away"):
+        pack.packed(tmp_path / "parts")
+
+
 def test_what_came_after_the_pack_comes_home_too(
     store: Callable[..., Path], found: list[Trial], tmp_path: Path
 ) -> None:
@@ -115,6 +133,17 @@ def test_home_that_has_the_result_stays(store: Callable[..., Path], found: list[
     assert record.read(final)["status"] == "done"
 
 
+def test_a_result_at_home_of_another_configuration_stays_and_is_told(
+    store: Callable[..., Path], found: list[Trial], tmp_path: Path
+) -> None:
+    store(tmp_path / "out", found[0], "interrupted")
+    store(tmp_path / "home", replace(found[0], steps=found[0].steps + 1))
+    before = _files(tmp_path / "home")
+    (said,) = pack.merge(tmp_path / "out", tmp_path / "home", False)
+    which = "home has a result of another configuration; move it away to bring this one; left out"
+    assert said.endswith(which) and _files(tmp_path / "home") == before
+
+
 @pytest.mark.fault(29)
 def test_a_result_of_another_configuration_is_kept(
     store: Callable[..., Path], found: list[Trial], tmp_path: Path
@@ -154,6 +183,23 @@ def test_a_trial_under_way_never_goes_back(store: Callable[..., Path], found: li
     assert there.read_bytes() == before[there]
 
 
+@pytest.mark.fault(29)
+def test_a_knob_that_came_since_the_pack_sends_no_trial_back(
+    store: Callable[..., Path], found: list[Trial], tmp_path: Path
+) -> None:
+    config = {key: value for key, value in found[0].config.items() if key != "y_draws"}
+    older, out, home = replace(found[0], config=config), tmp_path / "out", tmp_path / "home"
+    come, there = store(out, older, "interrupted"), store(home, found[0], "interrupted")
+    _save(come, older, 10)
+    _save(there, found[0], 20)
+    (said,) = pack.merge(out, home, False)
+    assert said.endswith("under way at step 10, but home is at step 20; left out")
+    _save(come, older, 30)
+    (said,) = pack.merge(out, home, False)
+    assert said.endswith("seed00: under way") and not list(home.rglob("*.stale")) and not list(home.rglob("*.bad"))
+    assert checkpoint.step_reached(there.with_suffix(".checkpoint"), found[0].digest) == 30
+
+
 def test_a_checkpoint_that_is_further_comes_and_the_one_at_home_is_kept(
     store: Callable[..., Path], found: list[Trial], tmp_path: Path
 ) -> None:
@@ -164,7 +210,8 @@ def test_a_checkpoint_that_is_further_comes_and_the_one_at_home_is_kept(
     _save(come, found[0], 20)
     (said,) = pack.merge(out, home, False)
     assert said.endswith("seed00: under way") and there.read_bytes() == come.read_bytes()
-    assert checkpoint.load(saved, found[0].digest)[0] == {"digest": found[0].digest, "step": 20}
+    state, _ = checkpoint.load(saved, found[0].digest)
+    assert state == {"digest": found[0].digest, "trial": found[0].to_json(), "step": 20}
     assert checkpoint.load(saved.with_name("seed00.checkpoint.previous"), found[0].digest)[0] is not None
     other = replace(found[0], steps=found[0].steps + 1)
     _save(store(tmp_path / "other", other, "interrupted"), other, 5)

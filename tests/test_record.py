@@ -310,8 +310,8 @@ def test_any_change_after_writing_is_seen(path: Path) -> None:
         ({"departures": "one"}, "has departures 'one', expected list"),
         ({"result": {**RESULT, "weights_sha256": ["a"]}}, "has result.weights_sha256 ['a'], expected str"),
         ({"result": {"last": [3.5]}}, "has result.last [3.5], expected dict"),
-        ({"result": {"last": {"step": 1, "test": {"majority": True}}}}, "with the majority True, which is no number"),
-        ({"result": {"last": {"step": "1", "test": {}}}}, "with the step '1', which is no number"),
+        ({"result": {"last": {"step": 1, "test": {"majority": True}}}}, "with the majority True, which is no score"),
+        ({"result": {"last": {"step": "1", "test": {}}}}, "with the step '1', which is no score"),
         ({"data": {"note": 3}}, "has data.note 3, expected str"),
         ({"data": {"variant": {"name": "x", "train": {"note": "n"}}}}, "without note and sha256_images_nhwc"),
         ({"run": {"git": "main"}}, "has run.git 'main', expected dict"),
@@ -320,6 +320,14 @@ def test_any_change_after_writing_is_seen(path: Path) -> None:
         ({"run": {"versions": 3}}, "has run.versions 3, expected dict"),
         ({"result": {**RESULT, "curve": 3}}, "has result.curve 3, expected list"),
         ({"result": {**RESULT, "curve": [3]}}, "has a result.curve that is no list of scorings"),
+        ({"result": {**RESULT, "curve": [{"test": {}}]}}, "has a result.curve that is no list of scorings"),
+        ({"result": {**RESULT, "curve": [{"step": 1, "test": 5}]}}, "has a result.curve that is no list of scorings"),
+        ({"result": {**RESULT, "curve": [{"step": 1, "test": {"nmi": "1"}}]}}, "that is no list of scorings"),
+        ({"result": {**RESULT, "curve": [{"step": 1, "test": {"nmi": 1e200}}]}}, "that is no list of scorings"),
+        (
+            {"result": {"last": {"step": 1, "test": {"majority": 1e200}}}},
+            "with the majority 1e+200, which is no score",
+        ),
         ({"result": {"last": {"step": 1, "test": {"majority": 10**400}}}}, "is not a JSON number"),
         ({"more": 1}, "holds the unknown 'more'"),
     ],
@@ -327,6 +335,14 @@ def test_any_change_after_writing_is_seen(path: Path) -> None:
 def test_a_record_that_a_table_would_stumble_over_is_refused(path: Path, changes: dict[str, Any], words: str) -> None:
     _edited(path, **changes)
     _refused(path, words)
+
+
+def test_losses_and_readings_of_any_size_are_a_result(path: Path) -> None:
+    curve = [
+        {"step": 1, "losses": {"d": 1e300}, "instruments": {"noise_y": 1e200, "slope": None}, "test": {"nmi": None}}
+    ]
+    _edited(path, result={**RESULT, "curve": curve})
+    assert read(path)["result"]["curve"] == curve
 
 
 def test_only_results_are_final() -> None:

@@ -82,6 +82,19 @@ def test_the_table_shows_quarters_differences_and_readings(tmp_path: Path, suite
     assert (lines[0][-1], lines[2][-1], lines[3][-1]) == ("redraw_y", "–", "0.250 ± 0.000")
 
 
+def test_a_mean_of_fewer_seeds_than_the_row_has_says_of_how_many(tmp_path: Path, suite: Suite) -> None:
+    _store(tmp_path, suite)
+    found = _found(suite, tmp_path)
+    for one in found["base"][:1]:
+        for point in one["result"]["curve"]:
+            point["instruments"] = {}
+    found["other"].pop()
+    base, other = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in study.table(suite, found).splitlines()[2:]
+    )
+    assert (base[1], base[9], other[2], other[10]) == ("3", "0.300 ± 0.000 (2)", "2 of 3", "0.300 ± 0.000")
+
+
 def test_a_quarter_between_two_scorings_is_read_off_the_line_between_them(tmp_path: Path, suite: Suite) -> None:
     (trial, *_) = trials(suite, "paper")
     scores = (50.0, 40.0, 20.0, 10.0, 0.0)  # at a fifth of the steps, two fifths and so on

@@ -125,8 +125,17 @@ WRONG: dict[str, tuple[Tamper, str]] = {
     "another key": (edited(lambda v: v.update(extra=2)), "holds the unknown 'extra'"),
     "no curve": (edited(lambda v: v["result"].pop("curve")), "is not made as a record is (KeyError: 'curve')"),
     "a curve of another kind": (edited(lambda v: v["result"].update(curve=[1])), "that is no list of scorings"),
-    "a curve of other points": (edited(lambda v: v["result"].update(curve=[{}])), "is not made as a record is"),
-    "a score that is text": (edited(lambda v: v["result"]["last"]["test"].update(ari="1")), "which is no number"),
+    "a curve of other points": (edited(lambda v: v["result"].update(curve=[{}])), "that is no list of scorings"),
+    "counts beyond all bounds": (
+        edited(lambda v: v["result"].update(confusion={"predict": [[10**14]]})),
+        "more counts of cluster by class than the data have examples",
+    ),
+    "a count beyond all integers": (
+        edited(lambda v: v["result"].update(confusion={"predict": [[10**30]]})),
+        "more counts of cluster by class than the data have examples",
+    ),
+    "no time": (edited(lambda v: v["run"].pop("seconds")), "does not tell its seconds"),
+    "a score that is text": (edited(lambda v: v["result"]["last"]["test"].update(ari="1")), "which is no score"),
     "a speed": (lambda r: edit(r / "speed.json", lambda v: v["rows"].pop()), "speed.md: is not what the records give"),
 }
 
@@ -210,6 +219,17 @@ def test_a_table_that_cannot_be_made_leaves_all_as_they_were(
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"error: {results / 'speed.json'}: ")
     assert (results / "plane_unsup.md").read_text() == "old"
+
+
+def test_a_file_that_cannot_be_read_is_one_line(results: Path, capsys: Captured) -> None:
+    (of(2)(results).with_name("seed99.json")).symlink_to("nowhere")
+    for option in ([], ["--write"]):
+        assert verify.main(["--results", str(results), *option]) == 2
+        *_, said = capsys.readouterr().err.splitlines()
+        assert (
+            said.startswith("error: ")
+            and "seed99.json: cannot be read (No such file or directory); mend that, or move it away" in said
+        )
 
 
 def test_the_readme_and_the_pages_of_studies_show_what_the_records_give(results: Path, capsys: Captured) -> None:
