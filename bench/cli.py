@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ def one_line(main: Main) -> Main:
         try:
             return main(argv)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
             return 2
 
     return guarded
@@ -45,6 +46,11 @@ def one_line(main: Main) -> Main:
 
 def closed(main: Callable[[], int]) -> int:
     """The exit code of a command: its own, or that of Ctrl-C, of a reader that left (`| head`), of a full standard output."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell, as by >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path may be no text: its own bytes
     try:
         code = main()
         sys.stdout.flush()

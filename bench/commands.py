@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from bench.sources import data_root
 from bench.suite import Trial
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,11 +20,11 @@ def lines(trials: Sequence[Trial], options: Namespace) -> Iterator[str]:
 
     The number of threads is fixed, because on a CPU it decides the order in which numbers are added.
     """
-    suite = str(Path(options.suite).resolve()) if Path(options.suite).is_file() else options.suite
+    suite = str(Path(options.suite).resolve()) if options.suite.endswith(".yaml") else options.suite
     fixed = ["--budget", options.budget, "--device", options.device, "--out", str(options.out.resolve())]
     fixed += ["--workers", "1", "--threads", str(options.threads or 1), "--engine", options.engine]
     fixed += ["--checkpoint-every", str(options.checkpoint_every)]
-    fixed += ["--data-root", str(options.data_root.resolve())] if options.data_root else []
+    fixed += ["--data-root", str(data_root(options.data_root))]  # of where it was asked for, not of where it will run
     fixed += ["--time-budget", options.time_budget] if options.time_budget else []
     fixed += ["--keep-weights"] if options.keep_weights else []
     fixed += ["--share", str(options.share)] if options.share else []

@@ -234,7 +234,8 @@ class Child:
         assert self.process.stdout
         answer = self.process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"a process of bench.contenders ended with exit code {self.process.wait()}")
+            code = self.process.wait()
+            raise UserError(f"a process of bench.contenders ended with exit code {code}; what it said stands above")
         heard: dict[str, Any] = json.loads(answer)
         return heard
 

@@ -26,6 +26,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
+    "text.parse_math": False,  # a label may hold a dollar
 }
 EACH = 10  # images of a component, pairs of a reconstruction, points of an interpolation
 POINTS = 200  # drawn from a component in the plane

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import platform
 import subprocess
 import tarfile
@@ -15,6 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("models", "baselines", "bench")
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")  # a hook names its own repository by these
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
 
 
@@ -56,12 +58,25 @@ def _digest(files: Iterable[tuple[Path, bytes]]) -> str:
 
 
 def _git(*arguments: str) -> bytes | None:
-    """What git prints, or None without git or outside a checkout."""
+    """What git prints, or None without git or outside a checkout of our own."""
+    return _printed(*arguments) if _is_checkout(ROOT) else None
+
+
+@cache
+def _is_checkout(root: Path) -> bool:
+    """Whether `root` is the top of a repository; it may also lie in a folder of another one."""
+    top = _printed("rev-parse", "--show-toplevel")
+    return top is not None and Path(os.fsdecode(top).rstrip("\n")).resolve() == root.resolve()
+
+
+def _printed(*arguments: str) -> bytes | None:
+    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, timeout=30, check=True)
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, env=environment, capture_output=True, timeout=30, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout
 
 
 @cache

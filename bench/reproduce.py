@@ -73,6 +73,8 @@ def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, res
     seconds = None if options.time_budget is None else run.parse_duration(options.time_budget)
     until = None if seconds is None or _only_asks(options) else time.monotonic() + seconds
     left = [run.unfinished(run.chosen(load_suite(suite), options), options.out) for suite in suites]
+    if not _only_asks(options):
+        run.fetch([trial for trials in left for trial in trials], options.data_root)
     if not (yes or _only_asks(options)):
         ask(left, options)
     if not _only_asks(options):
@@ -93,8 +95,6 @@ def ask(left: Sequence[Sequence[Trial]], options: argparse.Namespace) -> None:
     begun = [trials for trials in left if trials]
     if not begun or devices[0] != "cpu":
         return
-    for trials in begun:
-        run.fetch(trials[0], options.data_root)
     threads = threads_each(options.threads, len(devices))
     print("No GPU. A few steps of each row, to see how long it takes here:", file=sys.stderr)
     seconds, untimed = 0.0, 0

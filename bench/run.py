@@ -185,6 +185,8 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     left = unfinished(trials, options.out)
     if options.dry_run and options.print_commands:
         raise UserError("--dry-run and --print-commands: choose one")
+    if options.print_commands and (options.backend != "local" or options.scheduler):
+        raise UserError("--print-commands: its lines run where they are pasted; remove --backend and --scheduler")
     if options.print_commands:
         from bench.commands import lines
 
@@ -207,7 +209,7 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
 
     out, root = writable(options.out), options.data_root
     how = (root, options.checkpoint_every, seconds, options.keep_weights, options.share, options.engine)
-    fetch(left[0], root)
+    fetch(left, root)
     if options.backend == "dask":
         from bench.cluster import dispatch
 
@@ -245,12 +247,13 @@ def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[s
     return 0
 
 
-def fetch(trial: Trial, root: Path | None) -> None:
+def fetch(trials: Sequence[Trial], root: Path | None) -> None:
     """Loads the data once before any trial does, so that a download or a damaged file is met here and met once."""
     from bench.data import load_for
     from models.noise import Noise
 
-    load_for(trial, Noise.seeded(0), root)
+    for trial in {(trial.data, trial.split): trial for trial in trials}.values():
+        load_for(trial, Noise.seeded(0), root)
 
 
 def report(outcomes: Counter[str], before: int, signal: int) -> int:

@@ -52,17 +52,22 @@ _KNOWN = (
 SOURCES: dict[str, Source] = {source.name: source for source in _KNOWN}
 
 
+def data_root(root: Path | None) -> Path:
+    """The folder of downloaded datasets: `root`, else the environment's AMM_DATA_ROOT, else ./data; absolute."""
+    folder = Path(root or os.environ.get("AMM_DATA_ROOT") or "data")
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"data root {folder}: {error}; write it without ~") from None
+
+
 def read(name: str, root: Path | None, extra: bool) -> Stored:
     """The dataset `name` on the CPU, with its further examples if `extra`.
 
-    `root` is the folder of downloaded datasets; default the environment's AMM_DATA_ROOT, else ./data. UserError: files that
-    are damaged or can be neither found nor fetched, or a reader that gives other than the Source says.
+    `root` is as for `data_root`. UserError: files that are damaged or can be neither found nor fetched, or a reader that gives
+    other than the Source says.
     """
-    folder = Path(root or os.environ.get("AMM_DATA_ROOT") or "data")
-    try:
-        folder = folder.expanduser().absolute()
-    except RuntimeError as error:
-        raise UserError(f"data root {folder}: {error}; write it without ~") from None
+    folder = data_root(root)
     if name not in _READERS:
         raise UserError(f"data {name}: there is no reader; add one to _READERS in bench/sources.py")
     try:

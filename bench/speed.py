@@ -149,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--rounds", type=int, default=9, metavar="N", help="rounds of turns (default: %(default)s)")
     found.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
-    found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: %(default)s)")
+    found.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     found.add_argument("--out", type=given_path, metavar="STEM", help="write STEM.md, and STEM.json with all samples")
     return found
 
@@ -193,8 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_stem(options.out)
         writable(options.out.parent)
     rows = options.rows or ROWS
-    device_slots(options.device, 1)  # refuses a device that is not there
-    found = benchmark(rows, options.device, options.threads, options.rounds)
+    (device,) = device_slots(options.device, 1)  # refuses one that is not there
+    found = benchmark(rows, device, options.threads, options.rounds)
     print(render(found), end="")
     if options.out:
         write_output(ended(options.out, ".md"), render(found))

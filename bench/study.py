@@ -138,6 +138,7 @@ def draw(suite: Suite, found: dict[str, list[Record]], file: Any) -> None:
     import matplotlib
 
     matplotlib.use("agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a label may hold a dollar
     from matplotlib import pyplot
 
     split = suite.metric.partition(".")[0]

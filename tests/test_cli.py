@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ COMMANDS = [
     "table",
     "verify",
 ]
+ROOT = Path(__file__).resolve().parent.parent
 FRAME = "import sys; from bench.cli import closed; sys.exit(closed(lambda: {}))"
 
 
@@ -55,6 +57,26 @@ def test_a_wrong_option_is_one_line(name: str, capsys: pytest.CaptureFixture[str
 def test_the_exit_code_is_the_commands_or_the_signals(body: str, code: int) -> None:
     done = _python("-c", FRAME.format(body), stdout=subprocess.DEVNULL)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.parametrize(("arguments", "closed", "code"), [("list", ">&-", 0), ("--suite none", "2>&-", 2)])
+def test_a_closed_stream_is_no_traceback(arguments: str, closed: str, code: int) -> None:
+    command = f"{shlex.quote(sys.executable)} -m bench.run {arguments} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+def test_a_message_is_one_line_whatever_a_name_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    from bench.run import main
+
+    assert main(["--suite", "a\nb.yaml"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_name_that_is_no_text_is_printed_as_its_bytes() -> None:
+    body = r"print('\udcff') or 0"
+    done = subprocess.run([sys.executable, "-c", FRAME.format(body)], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"\xff\n")
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -159,6 +160,22 @@ def test_printed_commands_group_what_shares_a_device(
     lines = capsys.readouterr().out.splitlines()
     assert re.findall(r"--seeds (\S+)", "".join(lines)) == ["0,1", "2,3", "4"] * 2
     assert all(f"--out '{tmp_path}/a b'" in line for line in lines)
+
+
+def test_printed_commands_name_the_data_of_where_they_were_asked_for(
+    write_suite: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suite = write_suite("kmeans")
+    monkeypatch.chdir(tmp_path)
+    for root, named in ((None, "data"), ("mine", "mine")):
+        if root:
+            monkeypatch.setenv("AMM_DATA_ROOT", root)
+        assert main(arguments(suite, tmp_path / "out", "--print-commands")) == 0
+        lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+        assert lines and all(line[line.index("--data-root") + 1] == str(tmp_path / named) for line in lines)
 
 
 # bad input

@@ -292,6 +292,13 @@ def test_the_weights_of_another_configuration_are_not_drawn_under_todays_title(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_label_may_hold_a_dollar(stored: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SUITE.replace("label: k-means", r"label: 'k-means, $\foo{$'"))
+    where = ["--runs", str(stored / "runs"), "--reference", str(stored), "--out", str(tmp_path / "out")]
+    assert figures.main(["--suite", str(tmp_path / "tiny.yaml"), *where]) == 0
+    assert any(r"k-means, $\foo{$" in path.read_text() for path in (tmp_path / "out").rglob("*.svg"))
+
+
 def test_curves_of_a_score_that_a_row_lacks_are_one_line(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

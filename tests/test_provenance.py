@@ -53,6 +53,25 @@ def test_a_changed_tree_is_dirty_and_is_found_again_once_it_is_committed(checkou
     assert provenance.committed.__wrapped__(changed["sources"], "0" * 40) is None
 
 
+def test_another_repository_says_nothing_of_our_commits(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = provenance.code.__wrapped__()
+    other = checkout / "other"
+    other.mkdir()
+    _git(other, "init", "-q")
+    (other / "a").write_text("1")
+    _commit(other)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))  # as in a hook of the other one
+    assert provenance.code.__wrapped__() == ours
+    monkeypatch.delenv("GIT_DIR")
+    for package in provenance.PACKAGES:
+        (checkout / "inside" / package).mkdir(parents=True)
+    monkeypatch.setattr(
+        provenance, "ROOT", checkout / "inside"
+    )  # a copy without git in a folder of somebody's repository
+    found = provenance.code.__wrapped__()
+    assert found["sha"] is None and found["dirty"] is None
+
+
 def test_without_git_nothing_is_known_of_commits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))

@@ -19,8 +19,8 @@ from bench.errors import UserError
 from bench.machine import device_slots
 from bench.plan import trials
 from bench.record import new_record, record_path, write
-from bench.run import main, parse_duration, report
-from bench.suite import load_suite, names
+from bench.run import execute, main, parse_duration, parser, report
+from bench.suite import Trial, load_suite, names
 
 Captured = pytest.CaptureFixture[str]
 
@@ -78,6 +78,7 @@ def test_a_wrong_suite_is_one_line(capsys: Captured, arguments: list[str], words
         (["--threads", "-1"], "--threads: expected a number from 1 to 1024, got -1"),
         (["--share", "0", "--dry-run"], "--share: expected a number from 1 to 1024, got 0"),
         (["--dry-run", "--print-commands"], "--dry-run and --print-commands: choose one"),
+        (["--print-commands", "--backend", "dask"], "--print-commands: its lines run where they are pasted; remove"),
         (["--watch", "5"], "--watch: run does not read it; remove it"),
         (["status", "--dry-run"], "--dry-run: status does not read it; remove it"),
         (["list"], "--suite: list does not read it; remove it"),
@@ -305,6 +306,23 @@ def test_no_network_and_no_files_is_one_line(
     said = _refused_last(capsys, "--suite", mnist, *options)
     assert "MNIST is not in" in said and "no route to host" in said and "--data-root or AMM_DATA_ROOT" in said
     assert not (tmp_path / "root").exists()
+
+
+def test_all_data_are_looked_for_before_the_first_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def load_for(trial: Trial, noise: object, root: object) -> None:
+        asked.append(trial.data)
+        if trial.data == "svhn":
+            raise UserError("no SVHN")
+
+    monkeypatch.setattr("bench.data.load_for", load_for)
+    _no_dispatch(monkeypatch)
+    found = [trials(load_suite(name), "quick", ["kmeans"], [0, 1]) for name in ("plane_unsup", "svhn_unsup")]
+    options = parser().parse_args(["--out", str(tmp_path / "out"), "--device", "cpu"])
+    with pytest.raises(UserError, match="no SVHN"):
+        execute([*found[0], *found[1]], options)
+    assert asked == [found[0][0].data, "svhn"]
 
 
 def _refused_last(capsys: Captured, *arguments: str | Path) -> str:

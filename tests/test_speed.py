@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench import speed
+from bench.errors import UserError
 
 SECONDS = {"plain": [3.0, 8.0, 6.0], "eager": [2.0, 4.0, 3.0], "graph": [1.0, 4.0, 2.0]}
 SECONDS |= {"plain, all cores": [4.0, 4.0, 4.0], "graph, all cores": [0.5, 1.0, 2.0]}
@@ -117,6 +118,19 @@ def test_bad_arguments(tmp_path: Path, arguments: list[str], said: str, capsys: 
     (tmp_path / "file").touch()
     assert speed.main([argument.format(folder=tmp_path) for argument in arguments]) == 2
     assert said.format(folder=tmp_path) in capsys.readouterr().err
+
+
+def test_the_device_auto_is_the_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def benchmark(rows: object, device: str, *_: int) -> dict[str, object]:
+        asked.append(device)
+        raise UserError("measured")
+
+    monkeypatch.setattr(speed, "benchmark", benchmark)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert speed.main(["--rows", "plane_unsup/amm", "--device", "auto"]) == 2
+    assert asked == ["cpu"]
 
 
 def test_the_default_rows_exist() -> None:

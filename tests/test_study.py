@@ -150,6 +150,14 @@ def test_a_page_and_a_picture_are_written(
     assert (tmp_path / "docs" / "page.png").read_bytes() == picture  # the same records, the same bytes
 
 
+def test_a_label_may_hold_a_dollar(tmp_path: Path, suite: Suite) -> None:
+    _store(tmp_path, suite)
+    labelled = replace(suite, rows=tuple(replace(row, label=r"\foo{$ $") for row in suite.rows))
+    picture = io.BytesIO()
+    study.draw(labelled, _found(suite, tmp_path), picture)
+    assert picture.getvalue().startswith(b"\x89PNG")
+
+
 def test_without_records_it_says_what_to_run(tmp_path: Path, suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--suite", str(suite.source.file), "--runs", str(tmp_path), "--reference", str(tmp_path)]
     assert study.main([*arguments, "--out", str(tmp_path / "page")]) == 2
