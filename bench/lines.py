@@ -113,6 +113,7 @@ def line(suite: Suite, budget: str, row: Row, reference: Sequence[Record], yours
         "published": _origin(row.published),
         **{run: [*found.notes, *_variants(records[run])] for run, found in cells.items()},
     }
+    notes["reference"] += _elsewhere(suite, metric, budgets["reference"], _of(row, reference))
     return Line(row, _clusters(row, records[source]), metric, records, budgets, cells, judged, source, notes)
 
 
@@ -137,6 +138,16 @@ def _variant(variant: Mapping[str, Any]) -> str:
         if isinstance(entry, dict)
     ]
     return f"Not the official files but {variant['name']}: {'; '.join(parts)}."
+
+
+def _elsewhere(suite: Suite, metric: str, budget: str, records: Sequence[Record]) -> list[str]:
+    """What trials of the row under other budgets than the one shown have, which may be more of them."""
+    told = []
+    for other in sorted({record["trial"]["budget"] for record in records} - {budget}):
+        those = [record for record in records if record["trial"]["budget"] == other]
+        if all(record["status"] != "done" or lookup(record, "last", metric) is not None for record in those):
+            told.append(f"Under {other}: {cell(those, metric, len(suite.seeds)).text()}.")
+    return told
 
 
 def _metric_note(suite: Suite, metric: str) -> list[str]:
