@@ -13,6 +13,7 @@ from baselines.aae import AAE
 from baselines.codes import Game
 from models.method import Batch, Spec
 from models.noise import Noise
+from tests.players import adams, assert_gradients_of, gradients_given, inputs_of
 
 SPEC = Spec("toy", (1, 4, 4), 3)
 
@@ -122,6 +123,43 @@ def test_adversarial_gradients_reach_the_encoder_and_no_discriminator() -> None:
     before = weights(method)
     method.update(batch())
     assert moved(method, before) == {"encoder"}
+
+
+def by_hand(method: AAE, x: Tensor, prior_y: Tensor, prior_z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What reconstruction, both discriminators and the encoder minimise, with these draws from the priors."""
+    y, z = method.encode(x)
+    rho_y, rho_z, of_y, of_z = (
+        torch.sigmoid(d(code))
+        for d, code in ((method.d_y, y), (method.d_z, z), (method.d_y, prior_y), (method.d_z, prior_z))
+    )
+    judging = -of_y.log().mean() - (1 - rho_y).log().mean() - of_z.log().mean() - (1 - rho_z).log().mean()
+    return 4 * (method.decode(y, z) - x).square().mean(), judging, -rho_y.log().mean() - rho_z.log().mean()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_each_phase_descends_its_own_loss(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adam has an optimiser for each net, so that the encoder's steps twice; SGD one for each phase."""
+    method, data = aae(optimizer=optimizer, noise=0.0), batch()
+    given, y, z = gradients_given(monkeypatch, method), inputs_of(method.d_y), inputs_of(method.d_z)
+    method.update(data)
+    rebuilding, judging, fooling = by_hand(method, data.x, y[0], z[0])
+    if optimizer == "adam":
+        losses = {"e_adam": [rebuilding, fooling], "r_adam": [rebuilding], "d_adam": [judging]}
+    else:
+        losses = {"r_sgd": [rebuilding], "d_sgd": [judging], "e_sgd": [fooling]}
+    assert_gradients_of(losses, given, method)
+
+
+def test_settings_are_those_of_musyoku() -> None:
+    c = AAE.Config()
+    assert adams(aae()) == dict.fromkeys(("e_adam", "r_adam", "d_adam"), pytest.approx((1e-4, 0.1, 0.999, 1e-8, 0)))
+    assert (c.noise, c.input_dropout, c.hidden, c.init_std) == (0.3, 0.0, 1000, 0.01)
+
+
+def test_momenta_and_the_rate_of_the_game_are_those_of_the_appendix() -> None:
+    groups = {name: sgd.param_groups[0] for name, sgd in aae(optimizer="sgd").optimizers().items()}
+    assert {name: group["momentum"] for name, group in groups.items()} == {"r_sgd": 0.9, "e_sgd": 0.1, "d_sgd": 0.1}
+    assert groups["e_sgd"]["lr"] == groups["d_sgd"]["lr"] == 0.1 and AAE.Config().drop_after == 50 * 55_000 / 100
 
 
 def test_reconstruction_improves() -> None:

@@ -17,6 +17,7 @@ from models.layers import Net
 from models.method import Batch, Data, Spec
 from models.noise import Noise
 from models.tables import Table, WithoutY
+from tests.players import adams, assert_gradients_of, gradients_given
 
 NETS = ("mnist", "digits", "plane")
 SHAPES = {"mnist": (1, 28, 28), "digits": (1, 8, 8), "plane": (2, 1, 1)}
@@ -126,6 +127,37 @@ def test_penalty_is_the_joint_gradient_of_x_and_z() -> None:
     q, p = ((noise.normal(5, 2, 1, 1), noise.normal(5, 2, 1, 1)) for _ in range(2))
     expected = (math.sqrt(2 * 3**2 + 2 * 4**2) - 1) ** 2
     assert float(method.penalty(q, p, noise)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, 10.0])
+def test_both_optimisers_are_given_the_gradients_of_their_players_losses(
+    weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without saturation: -E log D(q) - E log(1 - D(p)) and the penalty against -E log(1 - D(q)) - E log D(p)."""
+    method, data = ali(penalty_weight=weight, init_std=0.2), batch()
+    given, stream = gradients_given(monkeypatch, method), data.noise.generator.get_state()
+    method.update(data)
+    data.noise.generator.set_state(stream)
+    z = data.noise.normal(16, 16, 1, 1)
+    q = data.x, method.encoder(data.noise, x=data.x)["z"]
+    p = method.decoder(data.noise, z=z)["x"], z
+    rho_q, rho_p = (torch.sigmoid(method.logit(*pair, data.noise)) for pair in (q, p))
+    of_d = -rho_q.log().mean() - (1 - rho_p).log().mean()
+    if weight:
+        u = data.noise.uniform(16).view(16, 1, 1, 1)
+        between = [(u * a + (1 - u) * b).detach().requires_grad_() for a, b in zip(q, p, strict=True)]
+        slopes = torch.autograd.grad(method.logit(*between, data.noise).sum(), between, create_graph=True)
+        length = torch.cat([slope.flatten(1) for slope in slopes], 1).norm(dim=1)
+        of_d = of_d + weight * (length - 1).square().mean()
+    of_g = -(1 - rho_q).log().mean() - rho_p.log().mean()
+    assert_gradients_of({"d_adam": [of_d], "g_adam": [of_g]}, given, method)
+
+
+def test_settings_are_those_of_the_paper_but_for_those_of_amm() -> None:
+    """AMM's are the rate and the start; ALI has no penalty."""
+    c = ALI.Config()
+    assert adams(ali()) == dict.fromkeys(("d_adam", "g_adam"), pytest.approx((2e-4, 0.5, 0.999, 1e-8, 0)))
+    assert (c.penalty_weight, c.init_std, c.momentum, c.g_dropout, c.d_dropout) == (0, 0.02, 0.1, 1, 1)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])

@@ -16,6 +16,7 @@ from torch import Tensor
 from baselines.ali_semi import ALISemi, fit_svm
 from models.method import Batch, Data, Spec
 from models.noise import Noise
+from tests.players import adams, assert_gradients_of, gradients_given
 
 K = 4
 SHAPES = {"digits": (1, 8, 8), "svhn": (3, 32, 32)}
@@ -76,17 +77,27 @@ def test_losses_are_those_of_probabilities_over_k_plus_one_classes() -> None:
     assert float(losses["p"]) == pytest.approx(float(-p_p[:, :K].sum(1).log().mean()), rel=1e-4)
 
 
-def test_encoder_and_decoder_follow_their_own_losses_alone() -> None:
-    """Their gradients are those of E log(1 + Z) on inferred pairs and E log((1 + Z) / Z) on synthesised ones."""
+def test_both_optimisers_are_given_the_gradients_of_their_players_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels and both halves of the K + 1st class for D; E log(1 + Z) on inferred pairs, E log((1 + Z) / Z) on others."""
     method, b = ali(), batch()
-    twin, noise = copy.deepcopy(method), Noise.seeded(1)
+    assert b.x_labelled is not None and b.y_labelled is not None
+    given, noise = gradients_given(monkeypatch, method), Noise.seeded(1)
     method.update(b)
-    twin.encoder(noise, "z", x=b.x_labelled)  # which draws first
-    free, z = twin.encoder(noise, "z", x=b.x)["z"], noise.normal(12, 16, 1, 1)
-    q, p = (twin.logits(*pair, None).exp().sum(1) for pair in ((b.x, free), (twin.decoder(noise, z=z)["x"], z)))
-    loss = (1 + q).log().mean() + ((1 + p) / p).log().mean()
-    for mine, slope in zip(method.g_parameters, torch.autograd.grad(loss, twin.g_parameters), strict=True):
-        torch.testing.assert_close(mine.grad, slope, rtol=1e-3, atol=1e-6)
+    named = method.encoder(noise, "z", x=b.x_labelled)["z"]
+    free, z = method.encoder(noise, "z", x=b.x)["z"], noise.normal(12, 16, 1, 1)
+    sides = (b.x_labelled, named), (b.x, free), (method.decoder(noise, z=z)["x"], z)
+    labelled, inferred, synthesised = (method.logits(*side, None).exp() for side in sides)
+    q, p = inferred.sum(1), synthesised.sum(1)
+    supervised = -(labelled[torch.arange(8), b.y_labelled] / labelled.sum(1)).log().mean()
+    of_d = supervised - 0.5 * (q / (1 + q)).log().mean() + 0.5 * (1 + p).log().mean()
+    of_g = (1 + q).log().mean() + ((1 + p) / p).log().mean()
+    assert_gradients_of({"d_adam": [of_d], "g_adam": [of_g]}, given, method)
+
+
+def test_settings_are_those_of_the_original_but_for_the_start_and_the_svm() -> None:
+    c = ALISemi.Config()
+    assert adams(ali()) == dict.fromkeys(("d_adam", "g_adam"), pytest.approx((1e-4, 0.5, 0.999, 1e-8, 0)))
+    assert (c.momentum, c.init_std, c.svm_c) == (0.05, 0.02, 0.01)
 
 
 def test_a_discriminator_at_zero_costs_the_known_losses_and_moves_alone() -> None:

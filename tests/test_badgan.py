@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from baselines.badgan import BadGAN, pull_away
 from models.method import Batch, Data, Spec
 from models.noise import Noise
+from tests.players import adams, assert_gradients_of, gradients_given
 
 K = 4
 SPEC = Spec("toy", (1, 8, 8), K)
@@ -114,30 +115,56 @@ def test_losses_are_those_of_probabilities_over_k_plus_one_classes() -> None:
     assert float(losses["pull_away"]) == pytest.approx(pairs(found.tolist()), rel=1e-4)
 
 
+def d_by_hand(method: BadGAN, b: Batch, noise: Noise) -> Tensor:
+    """What D minimises with the images and masks of this stream."""
+    with torch.no_grad():
+        images = method.generator(noise.uniform(12, 5))
+    logits = method.discriminator(torch.cat([2 * b.x_labelled - 1, 2 * b.x - 1, images]), noise)  # type: ignore[operator]
+    z = logits.exp().sum(1)
+    loss = -(logits[:8].gather(1, b.y_labelled[:, None])[:, 0] - z[:8].log()).mean()  # type: ignore[index]
+    p = logits[8:20].exp() / z[8:20, None]
+    loss = loss - 0.1 * (p * p.log()).sum(1).mean()
+    return loss - 0.5 * (z[8:20] / (1 + z[8:20])).log().mean() + 0.5 * (1 + z[20:]).log().mean()
+
+
+def g_by_hand(method: BadGAN, b: Batch, noise: Noise) -> Tensor:
+    """What G minimises with the z and masks that follow in the stream."""
+    wanted = method.discriminator.features(2 * b.x - 1, noise).mean(0).detach()
+    found = method.discriminator.features(method.generator(noise.uniform(12, 5)), noise)
+    cosine = F.cosine_similarity(found[:, None], found, dim=2)[~torch.eye(12, dtype=torch.bool)]
+    return (wanted - found.mean(0)).abs().mean() + 0.8 * cosine.square().mean()
+
+
 def test_each_player_follows_its_own_loss_and_no_other() -> None:
     """One step of D and one of G with Adam's first step by hand: the sign of the gradient, as large as the rate."""
     method, b = gan(learning_rate=1e-3), batch()
     method.prepare(data())
     twin, noise = copy.deepcopy(method), Noise.seeded(1)
     method.update(b)
-    with torch.no_grad():
-        images = twin.generator(noise.uniform(12, 5))
-    logits = twin.discriminator(torch.cat([2 * b.x_labelled - 1, 2 * b.x - 1, images]), noise)  # type: ignore[operator]
-    z = logits.exp().sum(1)
-    loss = -(logits[:8].gather(1, b.y_labelled[:, None])[:, 0] - z[:8].log()).mean()  # type: ignore[index]
-    p = logits[8:20].exp() / z[8:20, None]
-    loss = loss - 0.1 * (p * p.log()).sum(1).mean()
-    loss = loss - 0.5 * (z[8:20] / (1 + z[8:20])).log().mean() + 0.5 * (1 + z[20:]).log().mean()
-    _adam(loss, twin.discriminator, 1e-3)
+    _adam(d_by_hand(twin, b, noise), twin.discriminator, 1e-3)
     for p, q in zip(method.discriminator.parameters(), twin.discriminator.parameters(), strict=True):
         assert float((p - q).detach().abs().mean()) < 2e-5
     twin.discriminator.load_state_dict(method.discriminator.state_dict())  # what rounding made of gradients near 0
-    wanted = twin.discriminator.features(2 * b.x - 1, noise).mean(0).detach()
-    found = twin.discriminator.features(twin.generator(noise.uniform(12, 5)), noise)
-    cosine = F.cosine_similarity(found[:, None], found, dim=2)[~torch.eye(12, dtype=torch.bool)]
-    _adam((wanted - found.mean(0)).abs().mean() + 0.8 * cosine.square().mean(), twin.generator, 1e-3)
+    _adam(g_by_hand(twin, b, noise), twin.generator, 1e-3)
     for p, q in zip(method.generator.parameters(), twin.generator.parameters(), strict=True):
         assert float((p - q).detach().abs().mean()) < 2e-5
+
+
+def test_each_player_is_given_the_gradient_of_its_own_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, b, noise = gan(), batch(), Noise.seeded(1)
+    method.prepare(data())
+    given = gradients_given(monkeypatch, method)
+    method.update(b)
+    losses = {"d_adam": [d_by_hand(method, b, noise)], "g_adam": [g_by_hand(method, b, noise)]}
+    assert_gradients_of(losses, given, method)
+
+
+def test_settings_are_those_of_the_original() -> None:
+    c, (d, g) = BadGAN.Config(), (pytest.approx((1e-3, beta1, 0.999, 1e-8, 0)) for beta1 in (0.5, 0))
+    assert adams(gan()) == {"d_adam": d, "g_adam": g}
+    assert (c.schedule, c.least_rate, c.init_examples) == (900 * 1145, 1e-4, 7 * 64)
+    assert (c.input_noise, c.input_dropout, c.dropout) == (0.05, 0.15, 0.5)
+    assert (c.slope, c.z_dim, c.init_std) == (0.2, 100, 0.05)
 
 
 def _adam(loss: Tensor, net: torch.nn.Module, rate: float) -> None:

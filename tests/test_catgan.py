@@ -16,6 +16,7 @@ from baselines.catgan import CatGAN, discriminator_loss, generator_loss, margina
 from baselines.losses import conditional_entropy
 from models.method import Batch, Spec
 from models.noise import Noise
+from tests.players import adams
 
 SPEC = Spec("toy", (1, 4, 4), 3)
 
@@ -169,6 +170,12 @@ def test_one_step_is_eq_7_by_hand() -> None:
         assert float(losses[name]) == pytest.approx(value.item(), abs=1e-5), name
     for (name, a), b in zip(method.named_parameters(), hand.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-5, rtol=0, msg=name)
+
+
+def test_settings_are_those_of_smayru() -> None:
+    c = CatGAN.Config()
+    assert adams(catgan()) == dict.fromkeys(("d_adam", "g_adam"), pytest.approx((2e-4, 0.5, 0.999, 1e-8, 1e-5)))
+    assert (c.noise, c.slope, c.z_dim) == (0.3, 0.1, 128)
 
 
 @pytest.mark.parametrize(("still", "moving"), [("g_adam", "discriminator"), ("d_adam", "generator")])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from baselines.gmvae import GMVAE, conditional_prior, gaussian_kl, log_posterior, z_prior
 from models.method import Batch, Spec
 from models.noise import Noise
+from tests.players import adams, assert_gradients_of, gradients_given
 
 SPEC = Spec("toy", (1, 4, 4), 3)
 TINY = Spec("tiny", (1, 1, 3), 2)
@@ -222,6 +223,21 @@ def test_the_conv_nets_are_those_of_the_published_code() -> None:
     assert mean.shape == log_variance.shape == (2, 10, 200)
     with pytest.raises(ValueError, match="28x28"):
         gmvae(arch="conv")
+
+
+def test_a_step_is_given_the_gradient_of_the_sum_of_the_four_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, x = gmvae(free_bits=0.0), batch().x
+    given = gradients_given(monkeypatch, method)
+    method.update(Batch(x, Noise.seeded(5)))
+    terms = method.terms(x, Noise.seeded(5))
+    loss = terms["reconstruction"] + terms["conditional"] + terms["w"] + terms["z"]
+    assert_gradients_of({"adam": [loss.sum() / 30]}, given, method)
+
+
+def test_settings_are_those_of_the_published_code() -> None:
+    c = GMVAE.Config()
+    assert adams(gmvae()) == {"adam": pytest.approx((1e-4, 0.9, 0.999, 1e-8, 0))}
+    assert (c.free_bits, c.mc_samples, c.hidden, c.h_dim, c.w_dim) == (0.5, 1, 500, 200, 150)
 
 
 def test_below_the_floor_the_z_prior_moves_nothing() -> None:

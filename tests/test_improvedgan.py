@@ -13,6 +13,7 @@ from torch import Tensor
 from baselines.improvedgan import ImprovedGAN
 from models.method import Batch, Data, Spec
 from models.noise import Noise
+from tests.players import adams, assert_gradients_of, gradients_given
 
 K = 4
 SPEC = Spec("toy", (1, 8, 8), K)
@@ -75,6 +76,23 @@ def test_losses_are_those_of_probabilities_over_k_plus_one_classes() -> None:
     assert float(losses["g"]) == pytest.approx((wanted - got).abs().mean().item(), rel=1e-4)
 
 
+def d_by_hand(method: ImprovedGAN, b: Batch, noise: Noise) -> Tensor:
+    """What D minimises with the images and masks of this stream."""
+    with torch.no_grad():
+        images = method.generator(noise.uniform(12, 5))
+    logits = method.discriminator(torch.cat([2 * b.x_labelled - 1, 2 * b.x - 1, images]), noise)  # type: ignore[operator]
+    z = logits.exp().sum(1)
+    loss = -(logits[:8].gather(1, b.y_labelled[:, None])[:, 0] - z[:8].log()).mean()  # type: ignore[index]
+    return loss - 0.5 * (z[8:20] / (1 + z[8:20])).log().mean() + 0.5 * (1 + z[20:]).log().mean()
+
+
+def g_by_hand(method: ImprovedGAN, b: Batch, noise: Noise) -> Tensor:
+    """What G minimises with the z and masks that follow in the stream."""
+    wanted = method.discriminator.features(2 * b.x - 1, noise).mean(0).detach()
+    found = method.discriminator.features(method.generator(noise.uniform(12, 5)), noise).mean(0)
+    return (wanted - found).abs().mean()
+
+
 @pytest.mark.parametrize("epsilon", [1e-8, 1e-2])
 def test_each_player_follows_its_own_loss_and_no_other(epsilon: float) -> None:
     """One step of D and one of G with Adam's first step by hand: the sign of the gradient, as large as the rate."""
@@ -82,21 +100,29 @@ def test_each_player_follows_its_own_loss_and_no_other(epsilon: float) -> None:
     method.prepare(data())
     twin, noise = copy.deepcopy(method), Noise.seeded(1)
     method.update(b)
-    with torch.no_grad():
-        images = twin.generator(noise.uniform(12, 5))
-    logits = twin.discriminator(torch.cat([2 * b.x_labelled - 1, 2 * b.x - 1, images]), noise)  # type: ignore[operator]
-    z = logits.exp().sum(1)
-    loss = -(logits[:8].gather(1, b.y_labelled[:, None])[:, 0] - z[:8].log()).mean()  # type: ignore[index]
-    loss = loss - 0.5 * (z[8:20] / (1 + z[8:20])).log().mean() + 0.5 * (1 + z[20:]).log().mean()
-    _adam(loss, twin.discriminator, 1e-3, epsilon)
+    _adam(d_by_hand(twin, b, noise), twin.discriminator, 1e-3, epsilon)
     for p, q in zip(method.discriminator.parameters(), twin.discriminator.parameters(), strict=True):
         assert float((p - q).detach().abs().mean()) < 2e-5
     twin.discriminator.load_state_dict(method.discriminator.state_dict())  # what rounding made of gradients near 0
-    wanted = twin.discriminator.features(2 * b.x - 1, noise).mean(0).detach()
-    found = twin.discriminator.features(twin.generator(noise.uniform(12, 5)), noise).mean(0)
-    _adam((wanted - found).abs().mean(), twin.generator, 1e-3, epsilon)
+    _adam(g_by_hand(twin, b, noise), twin.generator, 1e-3, epsilon)
     for p, q in zip(method.generator.parameters(), twin.generator.parameters(), strict=True):
         assert float((p - q).detach().abs().mean()) < 2e-5
+
+
+def test_each_player_is_given_the_gradient_of_its_own_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, b, noise = gan(), batch(), Noise.seeded(1)
+    method.prepare(data())
+    given = gradients_given(monkeypatch, method)
+    method.update(b)
+    losses = {"d_adam": [d_by_hand(method, b, noise)], "g_adam": [g_by_hand(method, b, noise)]}
+    assert_gradients_of(losses, given, method)
+
+
+def test_settings_are_those_of_the_original_but_for_epsilon() -> None:
+    c = ImprovedGAN.Config()
+    assert adams(gan()) == dict.fromkeys(("d_adam", "g_adam"), pytest.approx((3e-4, 0.5, 0.999, 1e-8, 0)))
+    assert (c.schedule, c.average_rate, c.init_examples) == (900 * 732, 1e-4, 500)
+    assert (c.input_dropout, c.dropout, c.slope, c.z_dim, c.init_std) == (0.2, 0.5, 0.2, 100, 0.05)
 
 
 def _adam(loss: Tensor, net: torch.nn.Module, rate: float, epsilon: float) -> None:

@@ -18,6 +18,7 @@ from baselines.perturbation import kl_divergence, worst_direction
 from models.method import Batch, Data, Spec
 from models.nets import running_statistics_kept
 from models.noise import Noise
+from tests.players import adams
 
 SPEC = Spec("toy", (1, 4, 4), 3)
 
@@ -212,6 +213,13 @@ def test_a_step_is_the_objective_written_out() -> None:
     assert float(losses["vat"]) > 1e-3
     for name, value in method.net.named_parameters():
         torch.testing.assert_close(value.grad, weights[name].grad, rtol=1e-2, atol=1e-4)
+
+
+def test_settings_are_those_of_the_original() -> None:
+    c = IMSAT.Config()
+    assert adams(imsat()) == {"adam": pytest.approx((0.002, 0.9, 0.999, 1e-8, 0))}
+    assert (c.information_weight, c.marginal_weight) == (0.1, 4.0)
+    assert (c.radius, c.neighbour, c.xi, c.power_iterations) == (0.25, 10, 10.0, 1)
 
 
 def test_only_the_plain_pass_moves_the_running_statistics() -> None:

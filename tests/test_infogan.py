@@ -227,6 +227,11 @@ def test_optimisers_are_those_of_the_original() -> None:
     ]
 
 
+def test_weight_and_start_are_those_of_the_original() -> None:
+    c = InfoGANConfig()
+    assert (c.mi_weight, c.init_std, c.slope, c.codes, c.noise_dim) == (1.0, 0.02, 0.01, 2, 62)
+
+
 def silence(method: InfoGAN, names: tuple[str, ...]) -> None:
     """The optimisers of these names stop moving anything."""
     for name in names:

@@ -14,6 +14,7 @@ from baselines.gar import gar
 from baselines.lalnets import LALNets, pooled, transform
 from models.method import Batch, Data, Spec
 from models.noise import Noise
+from tests.players import adams
 
 SPEC = Spec("toy", (1, 8, 8), 3)
 
@@ -143,6 +144,12 @@ def test_a_step_descends_the_whole_loss() -> None:
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-5)
     assert float(losses["pseudo"]) == pytest.approx(float(-right.log().mean().detach()), rel=1e-5)
     assert float(losses["norm"]) == pytest.approx(float((z**2).sum().detach()), rel=1e-5)
+
+
+def test_settings_are_those_of_the_script() -> None:
+    c = LALNets.Config()
+    assert adams(lalnets()) == {"adam": pytest.approx((1e-3, 0.9, 0.999, 1e-8, 0))}
+    assert (c.affinity_weight, c.balance_weight, c.coactivity_weight, c.norm_weight) == (0.1, 1.0, 0.0, 1e-6)
 
 
 @pytest.mark.parametrize(("shape", "inputs"), [((1, 28, 28), 64 * 49), ((3, 32, 32), 64 * 64), ((1, 9, 9), 64 * 4)])

@@ -13,6 +13,7 @@ from baselines.sgan import SGAN, SGANConfig
 from models.latent import one_hot
 from models.method import Batch, Spec
 from models.noise import Noise
+from tests.players import adams, assert_gradients_of, gradients_given
 
 SPEC = Spec("synthetic", (1, 4, 4), 3)
 SMALL: dict[str, Any] = {"components": 3, "backbone": "dense", "hidden": 12, "d_width": 10, "z_dim": 4, "epoch": 1}
@@ -75,7 +76,7 @@ class Fixed:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, steps: int = 0, **config: Any) -> None:
         self.method, self.data, self.seen = made(**config), batch(), []
         self.method.steps.fill_(steps)
-        silence(monkeypatch, self.method, *PLAYERS)
+        self.given = gradients_given(monkeypatch, self.method)
         forward = self.method.generator.forward
 
         def spy(z: Tensor, noise: None, y: Tensor) -> Tensor:
@@ -97,31 +98,52 @@ def _rho(logit: Tensor) -> Tensor:
     return torch.sigmoid(logit).clamp(1e-12, 1 - 1e-7)
 
 
-def test_losses_are_those_of_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
-    fixed = Fixed(monkeypatch)
-    method, data, images, z = fixed.method, fixed.data, fixed.images.detach(), fixed.z
+def by_hand(fixed: Fixed) -> dict[str, Tensor]:
+    """Every loss of epoch 1, in which D_xy's true pairs are labelled alone, each of the 6 twice."""
+    method, data, z = fixed.method, fixed.data, fixed.z
     assert data.x_labelled is not None and data.y_labelled is not None
     x, given, y = 2 * data.x - 1, 2 * data.x_labelled - 1, data.y_labelled
     chosen, noise = torch.arange(12) % 3, Noise.seeded(9)
-    with torch.no_grad():
-        p = F.softmax(method.classifier(x), 1)
-        true = _rho(method.judge(given.repeat(2, 1, 1, 1), y.repeat(2), noise))  # epoch 1: labelled alone, twice each
-        false = _rho(method.judge(images, chosen, noise))
-        inferred, made_z = _rho(method.d_xz(x, method.inference(x))), _rho(method.d_xz(images, z))
-        by_hand = {
-            "c": F.cross_entropy(method.classifier(given), y)
-            - 0.3 * (p * p.log()).sum(1).mean()
-            - 1e-3 * p.mean(0).log().mean(),
-            "c_generated": F.cross_entropy(method.classifier(images), chosen),
-            "d_xy": -true.log().mean() - (1 - false).log().mean(),
-            "d_xz": -inferred.log().mean() - (1 - made_z).log().mean(),
-            "i": -(1 - inferred).log().mean(),
-            "g": -false.log().mean() - made_z.log().mean(),
-            "r_z": 0.1 * F.mse_loss(method.inference(images), z) * 4 / 2,
-            "r_y": F.cross_entropy(method.classifier(images), chosen),
-        }
-    for name, value in by_hand.items():
-        assert float(fixed.losses[name]) == pytest.approx(float(value), rel=1e-4), name
+    images = method.generator(z, None, one_hot(chosen, 3))
+    p = F.softmax(method.classifier(x), 1)
+    true = _rho(method.judge(given.repeat(2, 1, 1, 1), y.repeat(2), noise))
+    false = _rho(method.judge(images, chosen, noise))
+    inferred, made_z = _rho(method.d_xz(x, method.inference(x))), _rho(method.d_xz(images, z))
+    return {
+        "c": F.cross_entropy(method.classifier(given), y)
+        - 0.3 * (p * p.log()).sum(1).mean()
+        - 1e-3 * p.mean(0).log().mean(),
+        "c_generated": F.cross_entropy(method.classifier(images), chosen),
+        "d_xy": -true.log().mean() - (1 - false).log().mean(),
+        "d_xz": -inferred.log().mean() - (1 - made_z).log().mean(),
+        "i": -(1 - inferred).log().mean(),
+        "g": -false.log().mean() - made_z.log().mean(),
+        "r_z": 0.1 * F.mse_loss(method.inference(images), z) * 4 / 2,
+        "r_y": F.cross_entropy(method.classifier(images), chosen),
+    }
+
+
+def test_losses_are_those_of_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = Fixed(monkeypatch)
+    for name, value in by_hand(fixed).items():
+        assert float(fixed.losses[name]) == pytest.approx(value.item(), rel=1e-4), name
+
+
+def test_each_optimiser_is_given_the_gradient_of_its_players_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In epoch 1, in which generated pairs do not teach C yet."""
+    fixed = Fixed(monkeypatch, init_std=0.3)
+    loss = by_hand(fixed)
+    of_both = loss["i"] + loss["g"] + loss["r_z"] + loss["r_y"]
+    losses = {"c_adam": [loss["c"]], "d_adam": [loss["d_xy"] + loss["d_xz"]], "g_adam": [of_both]}
+    assert_gradients_of(losses, fixed.given, fixed.method)
+
+
+def test_settings_are_those_of_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of D, G and I once C's pretraining is over."""
+    c, names = SGANConfig(), ("c_adam", "d_adam", "g_adam")
+    assert adams(Fixed(monkeypatch).method) == dict.fromkeys(names, pytest.approx((3e-4, 0.5, 0.999, 1e-8, 0)))
+    assert (c.decay_from, c.decay, c.pretraining, c.epoch, c.average_rate) == (300, 0.995, 50, 366, 0.01)
+    assert (c.input_dropout, c.dropout, c.d_dropout, c.z_dim, c.init_std) == (0.2, 0.5, 0.2, 100, 0.05)
 
 
 def test_i_and_g_get_the_gradients_of_their_own_losses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +168,7 @@ def test_i_and_g_get_the_gradients_of_their_own_losses(monkeypatch: pytest.Monke
 def test_generated_pairs_teach_c_by_a_weight_that_grows(
     epoch: int, weight: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fixed, without = (Fixed(monkeypatch, epoch - 1, generated_most=most) for most in (0.02, 0.0))
+    fixed, without = Fixed(monkeypatch, epoch - 1), Fixed(monkeypatch, epoch - 1, generated_most=0.0)
     method, chosen = fixed.method, torch.arange(12) % 3
     named = F.cross_entropy(method.classifier(fixed.images.detach()), chosen)
     slope = torch.cat([g.flatten() for g in torch.autograd.grad(named, method.c_parameters)])

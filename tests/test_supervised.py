@@ -14,6 +14,7 @@ from baselines.supervised import Supervised
 from models.amm import AMM
 from models.method import Batch, Spec
 from models.noise import Noise
+from tests.players import adams
 
 SHAPES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "digits": (1, 8, 8), "plane": (2, 1, 1)}
 K = 4
@@ -116,6 +117,11 @@ def test_three_steps_are_adam_on_that_loss(weight_decay: float) -> None:
     for name, p in net.named_parameters():
         # a mean, since Adam blows the rounding error of a gradient near 0 up to a step
         assert float((method.net.get_parameter(name) - p).detach().abs().mean()) < 1e-3 * rate, name
+
+
+def test_settings_are_those_of_amm() -> None:
+    assert adams(supervised()) == {"adam": pytest.approx((2e-4, 0.5, 0.999, 1e-8, 0))}
+    assert (Supervised.Config().momentum, Supervised.Config().init_std) == (0.1, 0.02)
 
 
 def test_unlabelled_examples_do_not_matter() -> None:

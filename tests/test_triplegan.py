@@ -11,8 +11,10 @@ from torch.nn import functional as F
 
 from baselines import pairs
 from baselines.triplegan import TripleGAN, TripleGANConfig
+from models.latent import one_hot
 from models.method import Batch, Spec
 from models.noise import Noise
+from tests.players import adams, assert_gradients_of, gradients_given, inputs_of
 
 SPEC = Spec("synthetic", (1, 4, 4), 3)
 SMALL: dict[str, Any] = {"components": 3, "backbone": "dense", "hidden": 12, "d_width": 10, "z_dim": 4, "epoch": 2}
@@ -54,37 +56,59 @@ def test_each_optimiser_moves_its_own_player(player: str, monkeypatch: pytest.Mo
     assert moved(method, before) - {"average"} == {PLAYERS[player]}
 
 
+def by_hand(method: TripleGAN, data: Batch, z: Tensor) -> dict[str, Tensor]:
+    """Every loss of a step that makes images of these z, from the nets as they stand; the first 3 true pairs are labelled."""
+    assert data.x_labelled is not None and data.y_labelled is not None
+    x, given, y = 2 * data.x - 1, 2 * data.x_labelled - 1, data.y_labelled
+    chosen, noise = torch.arange(12) % 3, Noise.seeded(9)
+    images = method.generator(z, None, one_hot(chosen, 3))
+    p = F.softmax(method.classifier(x), 1)
+    guess = p.argmax(1)
+
+    def rho(images: Tensor, classes: Tensor) -> Tensor:
+        return torch.sigmoid(method.judge(images, classes, noise))
+
+    true = rho(torch.cat([given[:3], x[3:]]), torch.cat([y[:3], guess[3:]]))
+    d = -true.log().mean() - 0.5 * (1 - rho(images, chosen)).log().mean() - 0.5 * (1 - rho(x, guess)).log().mean()
+    own = F.cross_entropy(method.classifier(given), y)
+    return {
+        "d": d,
+        "g": -0.5 * rho(images, chosen).log().mean(),
+        "c": own - 0.3 * (p * p.log()).sum(1).mean() - 1e-3 * p.mean(0).log().mean(),
+        "c_fooling": 0.5 * (p.max(1).values * -rho(x, guess).log()).mean(),
+        "c_generated": F.cross_entropy(method.classifier(images), chosen),
+    }
+
+
 def test_losses_are_those_of_the_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
     """With no player moving and nothing dropped, all of them by hand from the nets as they stand."""
     method, data = made(**DRY, labelled_share=0.25), batch()
     silence(monkeypatch, method, "c", "g", "d")
-    seen: list[Tensor] = []
-    generate = method.generate
-    monkeypatch.setattr(method, "generate", lambda y, noise: seen.append(generate(y, noise)) or seen[-1])
+    z = inputs_of(method.generator)
     losses = method.update(data)
-    assert data.x_labelled is not None and data.y_labelled is not None
-    x, given, y, images = 2 * data.x - 1, 2 * data.x_labelled - 1, data.y_labelled, seen[0].detach()
-    chosen, noise = torch.arange(12) % 3, Noise.seeded(9)
-    with torch.no_grad():
-        p = F.softmax(method.classifier(x), 1)
-        guess = p.argmax(1)
+    for name, value in by_hand(method, data, z[0]).items():
+        assert float(losses[name]) == pytest.approx(value.item(), rel=1e-4), name
 
-        def rho(images: Tensor, classes: Tensor) -> Tensor:
-            return torch.sigmoid(method.judge(images, classes, noise))
 
-        true = rho(torch.cat([given[:3], x[3:]]), torch.cat([y[:3], guess[3:]]))
-        d = -true.log().mean() - 0.5 * (1 - rho(images, chosen)).log().mean() - 0.5 * (1 - rho(x, guess)).log().mean()
-        own = F.cross_entropy(method.classifier(given), y)
-        own += 0.3 * -(p * p.log()).sum(1).mean() + 1e-3 * -p.mean(0).log().mean()
-        by_hand = {
-            "d": d,
-            "g": -0.5 * rho(images, chosen).log().mean(),
-            "c": own,
-            "c_fooling": 0.5 * (p.max(1).values * -rho(x, guess).log()).mean(),
-            "c_generated": F.cross_entropy(method.classifier(images), chosen),
-        }
-    for name, value in by_hand.items():
-        assert float(losses[name]) == pytest.approx(float(value), rel=1e-4), name
+@pytest.mark.parametrize(("steps", "weight"), [(366 * 199 - 1, 0.0), (366 * 199, 0.03)])
+def test_each_player_is_given_the_gradient_of_its_own_loss(
+    steps: int, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C's has R_P from the first step of epoch 200 on, epochs being those of the original."""
+    method, data = made(**DRY, labelled_share=0.25, init_std=0.3, epoch=TripleGANConfig.epoch), batch()
+    method.steps.fill_(steps)
+    given, z = gradients_given(monkeypatch, method), inputs_of(method.generator)
+    method.update(data)
+    loss = by_hand(method, data, z[0])
+    of_c = loss["c"] + 0.01 * loss["c_fooling"] + weight * loss["c_generated"]
+    assert_gradients_of({"d_adam": [loss["d"]], "g_adam": [loss["g"]], "c_adam": [of_c]}, given, method)
+
+
+def test_settings_are_those_of_the_original() -> None:
+    c = TripleGANConfig()
+    assert adams(made()) == dict.fromkeys(("c_adam", "g_adam", "d_adam"), pytest.approx((3e-4, 0.5, 0.999, 1e-8, 0)))
+    assert (c.decay_from, c.decay, c.average_rate, c.labelled_share) == (300, 0.995, 0.01, 0.1)
+    assert (c.input_dropout, c.dropout, c.d_dropout, c.z_dim, c.init_std) == (0.2, 0.5, 0.2, 100, 0.05)
 
 
 def _c_gradient(monkeypatch: pytest.MonkeyPatch, **config: Any) -> Tensor:

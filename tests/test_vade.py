@@ -15,6 +15,7 @@ from baselines.pretraining import fit_mixture
 from baselines.vade import VaDE, category_term, code_term
 from models.method import Batch, Data, Spec
 from models.noise import Noise
+from tests.players import adams, assert_gradients_of, gradients_given
 
 SPEC = Spec("toy", (1, 4, 4), 3)
 
@@ -201,6 +202,22 @@ def test_one_step_moves_nets_and_mixture() -> None:
     assert all(not torch.equal(p, before[name]) for name, p in method.named_parameters())
     assert losses.keys() == {"reconstruction", "code", "category"}
     assert method.adam.param_groups[0]["eps"] == 1e-4 and int(method.step) == 1
+
+
+def test_a_step_is_given_the_gradient_of_the_sum_of_the_three_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, x = mixed(), rows().x
+    given = gradients_given(monkeypatch, method)
+    method.update(Batch(x, Noise.seeded(5)))
+    terms = method.terms(x, Noise.seeded(5))
+    loss = terms["reconstruction"] + terms["code"] + terms["category"]
+    assert_gradients_of({"adam": [loss.sum() / 60]}, given, method)
+
+
+def test_settings_are_those_of_the_sources() -> None:
+    c = VaDE.Config()
+    assert adams(vade()) == {"adam": pytest.approx((2e-3, 0.9, 0.999, 1e-4, 0))}
+    assert (c.pretraining_epochs, c.pretraining_batch, c.pretraining_learning_rate) == (50, 256, 1e-3)
+    assert (c.n_init, c.variance_floor, c.log_variance_limit) == (1, 1e-3, 10)
 
 
 def test_a_huge_log_variance_stays_bounded() -> None:

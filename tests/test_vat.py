@@ -188,6 +188,14 @@ def test_schedule(step: int, rate: float, beta1: float) -> None:
     assert [float(value) for value in found] == pytest.approx([rate, beta1], rel=1e-5)
 
 
+def test_settings_are_those_of_vat_tf() -> None:
+    """But for those of the schedule; with entropy minimisation, method vatent, its weight is 1."""
+    c = VAT.Config()
+    assert (c.entropy_weight, c.radius, c.xi, c.power_iterations) == (0.0, 2.5, 1e-6, 1)
+    assert (c.momentum, c.refits, c.refit_batch, c.dropout, c.slope) == (0.01, 100, 100, 0.5, 0.1)
+    assert vat().adam.param_groups[0]["beta2"] == 0.999
+
+
 # statistics
 
 
