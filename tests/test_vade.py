@@ -217,7 +217,7 @@ def test_settings_are_those_of_the_sources() -> None:
     c = VaDE.Config()
     assert adams(vade()) == {"adam": pytest.approx((2e-3, 0.9, 0.999, 1e-4, 0))}
     assert (c.pretraining_epochs, c.pretraining_batch, c.pretraining_learning_rate) == (50, 256, 1e-3)
-    assert (c.n_init, c.variance_floor, c.log_variance_limit) == (1, 1e-3, 10)
+    assert (c.n_init, c.variance_floor, c.log_variance_limit, c.init_gain) == (1, 1e-3, 10, 2**0.5)
 
 
 def test_a_huge_log_variance_stays_bounded() -> None:
