@@ -25,14 +25,8 @@ from bench.trainer import HEADLINE
 
 SHA256, SHA1 = re.compile("[0-9a-f]{64}"), re.compile("[0-9a-f]{40}")
 ACCURACY = 1e-9  # to which a score must follow from its counts; libraries differ in their last digits
-NOT_AS_MADE = (
-    KeyError,
-    TypeError,
-    AttributeError,
-    ValueError,
-    IndexError,
-    OverflowError,
-)  # met in a record made by hand
+# what a record made by hand may raise
+NOT_AS_MADE = (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError)
 RUN = ("started", "device", "device_name", "precision", "threads", "seconds", "resumed")
 Scores = dict[str, float | int | None]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.files import write_atomic
+from bench.files import unused, write_atomic
 from bench.record import digest_today
 
 State = dict[str, Any]
@@ -86,8 +86,7 @@ def remove(path: Path) -> None:
 
 
 def _rename(path: Path) -> None:
-    names = (path.with_name(f"{path.name}.bad{mark}") for mark in ("", *(f".{n}" for n in range(1, 1000))))
-    path.replace(next(name for name in names if not name.exists()))
+    path.replace(unused(lambda mark: path.with_name(f"{path.name}.bad{mark}")))
 
 
 def previous(path: Path) -> Path:

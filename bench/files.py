@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -145,6 +145,12 @@ def _beside(path: Path, content: bytes) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def unused(named: Callable[[str], Path]) -> Path:
+    """The first of named(""), named(".1"), named(".2") and so on that is not there yet."""
+    names = map(named, ("", *(f".{n}" for n in range(1, 1000))))
+    return next(name for name in names if not name.exists())
 
 
 def sweep(path: Path) -> None:

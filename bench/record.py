@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from uuid import uuid4
 
 from bench.errors import UserError
-from bench.files import publish, write_once
+from bench.files import publish, unused, write_once
 from bench.plan import as_planned_today
 from bench.suite import Trial
 
@@ -131,8 +131,7 @@ def _put_away(aside: Path, path: Path, digest: str) -> None:
     if today == digest:
         aside.unlink()
         return
-    names = (path.with_name(f"{path.stem}.{old}{mark}.stale") for mark in ("", *(f".{n}" for n in range(1, 1000))))
-    aside.replace(next(name for name in names if not name.exists()))
+    aside.replace(unused(lambda mark: path.with_name(f"{path.stem}.{old}{mark}.stale")))
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -36,11 +36,8 @@ from bench.suite import Trial
 from bench.trainer import Run
 from bench.yaml_strict import build
 
-SURROUNDINGS = {
-    "threads": "number of threads",
-    "device_name": "device",
-    "torch": "version of torch",
-}  # which decide bits
+# which decide bits, by their keys in a checkpoint
+SURROUNDINGS = {"threads": "number of threads", "device_name": "device", "torch": "version of torch"}
 OUT, ERR = 1, 2  # where a C library prints, whatever sys.stdout is
 _channel: TextIO | None = None  # to the dispatcher; standard output until `keep_apart`
 

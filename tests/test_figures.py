@@ -65,9 +65,15 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _main(stored: Path, *arguments: str, out: Path) -> int:
+def _main(stored: Path, *arguments: str, out: Path, suite: Path | None = None) -> int:
     where = ["--runs", str(stored / "runs"), "--reference", str(stored), "--out", str(out)]
-    return figures.main(["--suite", str(stored / "tiny.yaml"), *arguments, *where])
+    return figures.main(["--suite", str(suite or stored / "tiny.yaml"), *arguments, *where])
+
+
+def _changed(folder: Path, old: str, new: str) -> Path:
+    """The suite with `old` in it replaced, in a file of the same name."""
+    (folder / "tiny.yaml").write_text(SUITE.replace(old, new))
+    return folder / "tiny.yaml"
 
 
 def test_a_trained_method_answers_as_it_did(stored: Path) -> None:
@@ -284,27 +290,24 @@ def test_bad_input_is_one_line(
 def test_the_weights_of_another_configuration_are_not_drawn_under_todays_title(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "tiny.yaml").write_text(SUITE.replace("components: 12", "components: 13"))
-    where = ["--runs", str(stored / "runs"), "--reference", str(stored), "--out", str(tmp_path / "out")]
-    assert figures.main(["--suite", str(tmp_path / "tiny.yaml"), "--row", "amm", *where]) == 2
+    suite = _changed(tmp_path, "components: 12", "components: 13")
+    assert _main(stored, "--row", "amm", out=tmp_path / "out", suite=suite) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert "seed00.json: is of another configuration than the suite plans now; run the trial again" in said
     assert not (tmp_path / "out").exists()
 
 
 def test_a_label_may_hold_a_dollar(stored: Path, tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(SUITE.replace("label: k-means", r"label: 'k-means, $\foo{$'"))
-    where = ["--runs", str(stored / "runs"), "--reference", str(stored), "--out", str(tmp_path / "out")]
-    assert figures.main(["--suite", str(tmp_path / "tiny.yaml"), *where]) == 0
+    suite = _changed(tmp_path, "label: k-means", r"label: 'k-means, $\foo{$'")
+    assert _main(stored, out=tmp_path / "out", suite=suite) == 0
     assert any(r"k-means, $\foo{$" in path.read_text() for path in (tmp_path / "out").rglob("*.svg"))
 
 
 def test_curves_of_a_score_that_a_row_lacks_are_one_line(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "tiny.yaml").write_text(SUITE.replace("test.majority", "test.bayes_majority"))
-    where = ["--runs", str(stored / "runs"), "--reference", str(stored), "--out", str(tmp_path / "out")]
-    assert figures.main(["--suite", str(tmp_path / "tiny.yaml"), "--row", "kmeans", *where]) == 2
+    suite = _changed(tmp_path, "test.majority", "test.bayes_majority")
+    assert _main(stored, "--row", "kmeans", out=tmp_path / "out", suite=suite) == 2
     assert "records of row kmeans have no test.bayes_majority; name a metric" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
