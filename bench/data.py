@@ -91,6 +91,8 @@ def load(
         raise UserError(f"unknown data {name!r}: choose one of {', '.join(SOURCES)}")
     if split not in source.splits:
         raise UserError(f"split: data {name} has no split {split!r}: choose one of {', '.join(source.splits)}")
+    if split == "whole" and labels:
+        raise UserError("labels: the split whole scores every example, those with labels too: use another split")
     stored = read(name, root, split == "extra")
     n = len(stored.y)
     for what, value, most in (("validation", validation, n - 1), ("labels", labels, n - validation)):

@@ -14,6 +14,11 @@ class Diverged(Exception):
     """A loss or a weight stopped being a finite number."""
 
 
+def unread(error: OSError, path: str | Path = "", mend: str = "mend that, or move it away") -> UserError:
+    """The error for a file or folder that cannot be read: `path`, else the one that `error` names."""
+    return UserError(f"{path or error.filename}: cannot be read ({error.strerror}); {mend}")
+
+
 def told(error: BaseException) -> str:
     """An exception in one line: its kind, its text, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)

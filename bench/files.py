@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from uuid import uuid4
 
-from bench.errors import UserError
+from bench.errors import UserError, unread
 
 STALE_S = 600.0  # after which nobody writes a part any more
 ENDINGS = (".md", ".json", ".png", ".html")  # of files that are written several at once, beside one name
@@ -56,7 +56,7 @@ def below(root: Path, pattern: str) -> list[Path]:
 
 def _refuse_unread(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise UserError(f"cannot read {error.filename} ({error.strerror}); mend that, or move it away") from None
+        raise unread(error) from None
 
 
 def require_stem(out: Path) -> None:

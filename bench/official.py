@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.errors import UserError, unread
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _content(path: Path) -> bytearray:
     try:
         return bytearray(path.read_bytes())
     except OSError as error:
-        raise UserError(f"cannot read {path} ({error.strerror}): make it readable or use another root") from error
+        raise unread(error, path, "make it readable, or use another root") from error
 
 
 # MNIST

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import checkpoint
-from bench.errors import UserError
+from bench.errors import UserError, unread
 from bench.files import below, listed, write_output
 from bench.record import FINAL, digest_today, parse, read, record_path, sources, store
 from bench.statistics import Record
@@ -95,7 +95,7 @@ def _read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or move it away") from None
+        raise unread(error, path) from None
 
 
 def _stem(name: str) -> str:

@@ -126,6 +126,9 @@ def _examples(suite: Suite, row: Row) -> int:
     if suite.balanced and labels % source.n_classes:
         spot = f"{asking.where('labels')}: labels"
         raise UserError(f"{spot}: {labels} cannot be balanced over the {source.n_classes} classes of {suite.data}")
+    if suite.split == "whole" and labels:
+        spot = f"{asking.where('labels')}: labels"
+        raise UserError(f"{spot}: the split whole scores every example, those with labels too; use another split")
     total = source.n_train
     left = total - suite.validation
     for key, need, section in (("validation", 1, suite.source), ("labels", labels, asking)):

@@ -16,7 +16,7 @@ from types import NoneType
 from typing import Any, NoReturn
 from uuid import uuid4
 
-from bench.errors import UserError
+from bench.errors import UserError, unread
 from bench.files import publish, unused, write_once
 from bench.plan import as_planned_today
 from bench.suite import Trial
@@ -139,7 +139,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise unread(error, path) from error
     return parse(content, path)
 
 
@@ -258,7 +258,7 @@ def stored_status(path: Path, trial: Trial) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return "pending"
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}; choose another --out") from None
+        raise unread(error, path, "choose another --out") from None
     try:
         record = read(path)
     except UserError:

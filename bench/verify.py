@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench import audit, campaign, lines, speed, study, table
 from bench.cli import Parser, closed, one_line
-from bench.errors import UserError, told
+from bench.errors import UserError, told, unread
 from bench.files import given_path, write_output
 from bench.record import read
 from bench.reproduce import ENDINGS, TABLES, texts
@@ -64,7 +64,7 @@ def _speed(samples: Path) -> str:
     try:
         return speed.render(json.loads(samples.read_bytes()))
     except OSError as error:
-        raise UserError(f"{samples}: cannot be read ({error.strerror}); python -m bench.speed makes it") from None
+        raise unread(error, samples, "python -m bench.speed makes it") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{samples}: holds no samples of bench.speed ({reason}); make it anew") from None
@@ -92,7 +92,7 @@ def _sum(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); mend that, or move it away") from None
+        raise unread(error, path) from None
 
 
 def _files(root: Path) -> list[Path]:

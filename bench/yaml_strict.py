@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import yaml
 from yaml.composer import ComposerError
 
-from bench.errors import UserError
+from bench.errors import UserError, unread
 
 MAX_BYTES, MAX_DEPTH, MAX_DIGITS = 1_000_000, 20, 18
 T = TypeVar("T")
@@ -79,8 +79,10 @@ def load(path: str | Path) -> Section:
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise unread(error, path, "check the path") from None
+    except ValueError as error:  # a path with a null character
+        raise UserError(f"{path}: is no path: {error}") from None
     if len(raw) > MAX_BYTES:
         raise UserError(f"{path}: larger than {MAX_BYTES} bytes; is this the right file?")
     try:

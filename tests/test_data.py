@@ -250,13 +250,13 @@ def test_whole_learns_from_and_is_scored_on_all_images(monkeypatch: pytest.Monke
     x, y = torch.arange(170, dtype=torch.uint8).view(170, 1, 1, 1).expand(170, 1, 28, 28), torch.arange(170) % 10
     stored = Stored(x[:150], y[:150], x[150:], y[150:], None, {"name": "made up"})
     monkeypatch.setitem(sources._READERS, "mnist", lambda root, extra: stored)
-    random, whole = (_load("mnist", 1, 60, 20, split=split) for split in ("random", "whole"))
+    random, whole = (_load("mnist", 1, 60, split=split) for split in ("random", "whole"))
     assert torch.equal(whole.train.x, x) and torch.equal(whole.x_test, x) and torch.equal(whole.y_test, y)
     assert len(random.train.x) == 90 and torch.equal(random.x_test, x[150:])
     assert torch.equal(whole.x_validation, random.x_validation) and torch.equal(whole.y_validation, random.y_validation)
-    assert whole.train.x_labelled is not None and random.train.x_labelled is not None
-    assert torch.equal(whole.train.x_labelled, random.train.x_labelled)
     assert whole.digest == random.digest and whole.split_digest != random.split_digest
+    with pytest.raises(UserError, match="labels: the split whole scores every example, those with labels too"):
+        _load("mnist", 1, 60, 20, split="whole")
 
 
 @pytest.mark.parametrize("split", FIXED)

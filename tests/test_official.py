@@ -150,7 +150,7 @@ def test_root_that_cannot_be_written_or_read(fake: Files, tmp_path: Path) -> Non
     assert "cannot be fetched" in _refused(lambda: _mnist(tmp_path / "file" / "root"))
     raw = _write(tmp_path, {name: content for name, content in fake.items() if "t10k-l" not in name})
     (raw / "t10k-labels-idx1-ubyte").mkdir()
-    assert "cannot read" in _refused(lambda: _mnist(tmp_path))
+    assert "cannot be read" in _refused(lambda: _mnist(tmp_path))
 
 
 def test_download_lands_whole_and_silently(
@@ -399,11 +399,11 @@ def test_declared_file_that_is_no_mat_file_with_x_and_y(root: Path, bodies: File
 
 def test_svhn_that_cannot_be_read(root: Path) -> None:
     (root / "SVHN.json").mkdir()
-    assert f"cannot read {root / 'SVHN.json'} (Is a directory)" in _refused(lambda: _svhn(root))
+    assert f"{root / 'SVHN.json'}: cannot be read (Is a directory)" in _refused(lambda: _svhn(root))
     (root / "SVHN.json").rmdir()
     (root / NAMES["test"]).unlink()
     (root / NAMES["test"]).mkdir()
-    assert f"cannot read {root / NAMES['test']} (Is a directory)" in _refused(lambda: _svhn(root))
+    assert f"{root / NAMES['test']}: cannot be read (Is a directory)" in _refused(lambda: _svhn(root))
 
 
 # SVHN: fetching

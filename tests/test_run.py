@@ -49,7 +49,7 @@ def _refused(capsys: Captured, *arguments: str | Path) -> str:
     [
         ([], "--suite is missing; choices: "),
         (["--suite", "mnist_unsupp"], "unknown suite 'mnist_unsupp'; did you mean 'mnist_unsup'?"),
-        (["--suite", "absent.yaml"], "absent.yaml: cannot be read: No such file"),
+        (["--suite", "absent.yaml"], "absent.yaml: cannot be read (No such file or directory); check the path"),
         (["status", "--suite", "plane_unsup", "--budget", "papr"], "unknown budget 'papr'; did you mean 'paper'?"),
     ],
 )

@@ -170,7 +170,8 @@ def test_an_epoch_has_the_unlabelled_examples_of_the_split(
     write: Callable[..., Path], split: str, examples: int
 ) -> None:
     """1,200 training examples, 200 of them held out, 300 for testing and 700 further ones."""
-    trial = trials(load_suite(write("labels: 20\n", f"split: {split}\nlabels: 20\n")), "paper", ["one"])[0]
+    labels = 0 if split == "whole" else 20
+    trial = trials(load_suite(write("labels: 20\n", f"split: {split}\nlabels: {labels}\n")), "paper", ["one"])[0]
     assert (trial.steps, trial.validate) == (3 * examples // 100, examples // 100)
 
 
@@ -377,6 +378,12 @@ def test_a_mistake_in_a_suite_is_one_line_with_its_place(
     [
         ("data: blobs", "data: blob", 4, "unknown data 'blob'; did you mean 'blobs'? choices: blobs, balls"),
         ("data: blobs", "data: balls", 7, "too many; balls has 60 training examples, 200 held out"),
+        (
+            "labels: 20",
+            "labels: 20\nsplit: whole",
+            8,
+            "labels: the split whole scores every example, those with labels too",
+        ),
         ("labels: 20", "labels: 2000", 8, "too many; blobs has 1200 training examples, 200 held out"),
         ("data: blobs", "data: balls\nsplit: ali", 5, "data balls: unknown split 'ali'; choices: random"),
         ("steps: 50,", "steps: 50, batch: 1001,", 19, "row one: a batch of 1001 is more than the 1000 training"),

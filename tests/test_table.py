@@ -425,4 +425,4 @@ def test_a_row_that_cannot_be_read_is_not_a_row_without_records(
     row = tmp_path / "runs/mnist_unsup/paper/kmeans"
     row.symlink_to("kmeans")  # to itself: permissions do not bind an administrator
     assert main(stored) == 2
-    assert capsys.readouterr().err.startswith(f"error: cannot read {row} (")
+    assert capsys.readouterr().err.startswith(f"error: {row}: cannot be read (")

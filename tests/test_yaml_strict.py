@@ -124,6 +124,11 @@ def test_a_folder_is_a_user_error(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_a_path_with_a_null_character_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="is no path: embedded null"):
+        load("s\0.yaml")
+
+
 _PIECES = st.sampled_from(
     list("ab01:-?,[]{}&*!|>'\"%@`#~.\\ \n\t\x85\u2028") + ["a: ", "\n  - ", "<<: ", "!!", "---", "\\U", "%YAML "]
 )
