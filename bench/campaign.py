@@ -28,8 +28,9 @@ from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import given_folder, given_path
 from bench.lines import results
+from bench.methods import declared
 from bench.pack import merge, packed
-from bench.plan import method_class, trials
+from bench.plan import trials
 from bench.progress import duration
 from bench.seeds import spans
 from bench.sources import SOURCES
@@ -63,7 +64,7 @@ def _value(trial: Trial) -> tuple[bool, int, float]:
     """What comes first sorts first: three seeds before the rest, the paper's cells before the rivals, little before much."""
     cell = trial.suite, trial.row
     place = HEADLINE.index(cell) if cell in HEADLINE else len(HEADLINE)
-    steps = trial.steps if method_class(trial.method).iterative else 0
+    steps = trial.steps if declared(trial.method).iterative else 0
     arithmetic = steps * trial.batch * math.prod(SOURCES[trial.data].shape)  # in proportion, for nets of a size
     return trial.seed >= ENOUGH, place, 0.0 if cell in HEADLINE else arithmetic
 

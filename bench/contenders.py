@@ -24,7 +24,8 @@ from bench.engine import Mode, set_precision
 from bench.errors import UserError
 from bench.estimate import made_up
 from bench.machine import cores
-from bench.plan import method_class, trials
+from bench.methods import declared
+from bench.plan import trials
 from bench.suite import Precision, Trial, load_suite
 from bench.trainer import Run
 from bench.yaml_strict import unknown
@@ -161,7 +162,7 @@ def trial_of(row: str) -> Trial:
     if precision and precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision), "--rows")
     trial = trials(load_suite(suite), "paper", [name], [0])[0]
-    if not method_class(trial.method).iterative:
+    if not declared(trial.method).iterative:
         raise UserError(f"--rows {row}: {trial.method} takes no steps that could be timed; choose another row")
     trial = replace(trial, batch=int(batch)) if batch else trial
     return replace(trial, precision=cast(Precision, precision)) if precision else trial

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.sources import SOURCES, read
+from bench.readers import read
+from bench.sources import SOURCES
 from bench.suite import Trial
 from models.method import Data, Spec
 from models.noise import Noise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.errors import UserError, told
 from bench.progress import duration
+from bench.sources import SOURCES
 from bench.suite import Trial
 
 if TYPE_CHECKING:
@@ -92,7 +93,6 @@ def made_up(trial: Trial, noise: Noise) -> Dataset:
     import torch
 
     from bench.data import Dataset
-    from bench.sources import SOURCES
     from models.method import Data, Spec
 
     source, n = SOURCES[trial.data], max(EXAMPLES, 2 * trial.batch)

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
 import json
-import pkgutil
-import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.errors import UserError, told
+from bench.methods import Declared, declared, method_class
 from bench.seeds import distinct
+from bench.sources import SOURCES
 from bench.suite import Override, Row, Suite, Trial
 from bench.yaml_strict import build, unknown
-
-if TYPE_CHECKING:
-    from models.method import Method
-
-_METHOD = re.compile(r"((?:models|baselines)(?:\.\w+)+):(\w+)")
 
 
 def trials(
@@ -40,21 +31,8 @@ def trials(
     if budget not in suite.budgets:
         raise unknown("budget", budget, suite.budgets, f"suite {suite.suite}")
     chosen = distinct(suite.seeds if seeds is None else seeds, "seeds")
-    _import_torch()
     plans = [_plan(suite, row, budget) for row in suite.rows if not only or row.row in only]
     return [replace(plan, seed=seed) for plan in plans for seed in chosen]
-
-
-def _import_torch() -> None:
-    """Imports torch and exempts what that makes from garbage collection: all of it stays to the end.
-
-    Walking it again and again would take a sixth of the time of a short command.
-    """
-    if "torch" not in sys.modules:
-        gc.disable()
-        importlib.import_module("torch")
-        gc.enable()
-        gc.freeze()
 
 
 def _plan(suite: Suite, row: Row, budget: str) -> Trial:
@@ -65,11 +43,11 @@ def _plan(suite: Suite, row: Row, budget: str) -> Trial:
     batch = length.batch or row.batch or suite.batch
     if batch > examples:
         raise UserError(f"{where}: a batch of {batch} is more than the {examples} training examples")
-    cls = method_class(row.method, where)
-    config = _resolve(cls.Config, row.config, where)
+    method = declared(row.method, where)
+    config = _resolve(method.Config, row.config, where)
     if config.get("components", 1) < 1:
         raise UserError(f"{where}: components: expected at least 1, got {config['components']}")
-    _check_labels(suite, labels, cls, config, where)
+    _check_labels(suite, labels, method, config, where)
     labelled = length.batch_labelled or row.batch_labelled
     if labelled and not labels:
         raise UserError(f"{where}: batch_labelled {labelled} without labelled examples; give labels, or remove it")
@@ -98,15 +76,13 @@ def _labels(suite: Suite, row: Row) -> int:
     return suite.labels if row.labels is None else row.labels
 
 
-def _check_labels(suite: Suite, labels: int, cls: type[Method], config: Mapping[str, Any], where: str) -> None:
+def _check_labels(suite: Suite, labels: int, method: Declared, config: Mapping[str, Any], where: str) -> None:
     """A method that learns from labels gets some, and a component for each class; one that answers with classes no more."""
-    from bench.sources import SOURCES
-
-    if cls.needs_labels and not labels:
-        raise UserError(f"{where}: {cls.__name__} learns from labels; give the suite labels: N")
+    if method.needs_labels and not labels:
+        raise UserError(f"{where}: {method.name} learns from labels; give the suite labels: N")
     classes = SOURCES[suite.data].n_classes
     found = config.get("components", classes)
-    if cls.needs_labels and found < classes:
+    if method.needs_labels and found < classes:
         raise UserError(f"{where}: components: {found}, but {suite.data} has labels of {classes} classes")
     if suite.task == "classification" and found != classes:
         raise UserError(f"{where}: components: {found}, but {suite.data} has {classes} classes to tell apart")
@@ -114,8 +90,6 @@ def _check_labels(suite: Suite, labels: int, cls: type[Method], config: Mapping[
 
 def _examples(suite: Suite, row: Row) -> int:
     """Training examples of an epoch; UserError if the row asks for more than there are."""
-    from bench.sources import SOURCES  # here, because it imports torch
-
     if suite.data not in SOURCES:
         raise unknown("data", suite.data, SOURCES, f"{suite.source.where('data')}: data")
     source = SOURCES[suite.data]
@@ -139,41 +113,6 @@ def _examples(suite: Suite, row: Row) -> int:
             )
     of_split = {"train": total, "extra": left + source.n_extra, "whole": total + source.n_test}
     return of_split.get(suite.split, left)
-
-
-def method_class(path: str, where: str = "method") -> type[Method]:
-    """The class at an import path such as "models.amm:AMM"; UserError at `where` if there is none below the two roots."""
-    from models.method import Method  # here, because it imports torch
-
-    match = _METHOD.fullmatch(path)
-    if not match:
-        raise UserError(f"{where}: method {path!r} must look like models.file:Class or baselines.file:Class")
-    found = vars(_module(match[1], where))
-    methods = {
-        name: value
-        for name, value in found.items()
-        if isinstance(value, type) and issubclass(value, Method) and is_dataclass(getattr(value, "Config", None))
-    }
-    if match[2] in found and match[2] not in methods:
-        raise UserError(f"{where}: {path} is not a Method with a Config dataclass")
-    if match[2] not in methods:
-        raise unknown(f"class in {match[1]}", match[2], methods, where)
-    return methods[match[2]]
-
-
-def _module(name: str, where: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-    except (Exception, SystemExit) as error:  # whatever the file does
-        raise UserError(f"{where}: {name} cannot be imported: {told(error)}") from None
-    if not f"{name}.".startswith(f"{missing}."):
-        raise UserError(f"{where}: {name} needs the module {missing!r}, which is not installed")
-    root = importlib.import_module(name.partition(".")[0])
-    raise unknown(
-        "module", name, [f"{root.__name__}.{item.name}" for item in pkgutil.iter_modules(root.__path__)], where
-    )
 
 
 def _resolve(cls: type[Any], config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -211,7 +150,7 @@ def as_planned_today(trial: Trial) -> Trial:
     """
     try:
         where = f"{trial.suite}/{trial.row}"
-        cls = method_class(trial.method, where).Config
+        cls = declared(trial.method, where).Config
         return replace(trial, config=_resolved(cls, json.dumps(trial.config), where))  # type: ignore[arg-type]
     except UserError:
         return trial

@@ -74,7 +74,7 @@ def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, res
     until = None if seconds is None or _only_asks(options) else time.monotonic() + seconds
     left = [run.unfinished(run.chosen(load_suite(suite), options), options.out) for suite in suites]
     if not _only_asks(options):
-        run.fetch([trial for trials in left for trial in trials], options.data_root)
+        run.require([trial for trials in left for trial in trials], options.data_root)
     if not (yes or _only_asks(options)):
         ask(left, options)
     if not _only_asks(options):

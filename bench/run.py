@@ -136,7 +136,7 @@ def show_suites() -> int:
 
 def chosen(suite: Suite, options: argparse.Namespace) -> list[Trial]:
     """The trials that the options select."""
-    from bench.plan import trials  # imports the methods, hence torch
+    from bench.plan import trials
 
     seeds = parse_seeds(options.seeds, "--seeds") if options.seeds is not None else None
     rows = [row.strip() for text in options.only or () for row in text.split(",")]
@@ -209,7 +209,7 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
 
     out, root = writable(options.out), options.data_root
     how = (root, options.checkpoint_every, seconds, options.keep_weights, options.share, options.engine)
-    fetch(left, root)
+    require(left, root)
     if options.backend == "dask":
         from bench.cluster import dispatch
 
@@ -231,12 +231,12 @@ def unfinished(trials: Sequence[Trial], *roots: Path) -> list[Trial]:
 def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[str], threads: int) -> int:
     """What would run, and about how long it would take."""
     from bench.estimate import summed, total
-    from bench.plan import method_class
+    from bench.methods import declared
 
     for trial in left:
         given = f" + {trial.batch_labelled} labelled" if trial.batch_labelled else ""
         where = f"{trial.suite}/{trial.budget}/{trial.row} seed {trial.seed}"
-        steps = f"{trial.steps} steps of {trial.batch}{given}" if method_class(trial.method).iterative else "no steps"
+        steps = f"{trial.steps} steps of {trial.batch}{given}" if declared(trial.method).iterative else "no steps"
         print(f"{where}: {trial.method}, {steps}")
     print(f"{len(left)} of {len(trials)} trials to run", flush=True)
     seconds, untimed = total(left, devices[0], threads, lambda line: print(line, flush=True))
@@ -247,11 +247,14 @@ def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[s
     return 0
 
 
-def fetch(trials: Sequence[Trial], root: Path | None) -> None:
-    """Loads the data once before any trial does, so that a download or a damaged file is met here and met once."""
+def require(trials: Sequence[Trial], root: Path | None) -> None:
+    """Imports the methods and loads the data once before any trial does, so that what is wrong with them is met here and once."""
     from bench.data import load_for
+    from bench.methods import method_class
     from models.noise import Noise
 
+    for trial in {trial.method: trial for trial in trials}.values():
+        method_class(trial.method, f"{trial.suite}/{trial.row}")
     for trial in {(trial.data, trial.split): trial for trial in trials}.values():
         load_for(trial, Noise.seeded(0), root)
 

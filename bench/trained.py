@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bench import checkpoint, record
 from bench.errors import UserError
-from bench.plan import as_planned_today, build_config, method_class
+from bench.methods import method_class
+from bench.plan import as_planned_today, build_config
 from bench.sources import SOURCES
 from bench.suite import Trial
 from models.method import Method, Spec

@@ -19,7 +19,8 @@ from torch import Tensor
 from bench import checkpoint, metrics
 from bench.data import Dataset, load_for
 from bench.engine import Engine, Mode, optimizer_tensors, set_precision
-from bench.plan import build_config, method_class
+from bench.methods import method_class
+from bench.plan import build_config
 from bench.seeds import derive
 from bench.suite import Trial
 from bench.trace import Trace

@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import baselines
 import models
 from bench.data import SOURCES, load
-from bench.plan import method_class, trials
+from bench.methods import method_class
+from bench.plan import trials
 from bench.suite import load_suite, names
 from bench.trainer import Run
 from models.method import Batch, Data, Method, Spec

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import data, official, sources
+from bench import data, official, readers
 from bench.data import Dataset
 from bench.errors import UserError
 from bench.official import Stored
@@ -43,7 +43,7 @@ def test_mnist14_is_the_mean_of_four_pixels(monkeypatch: pytest.MonkeyPatch) -> 
     x = torch.arange(2 * 784).view(2, 1, 28, 28).remainder(256).to(torch.uint8)
     y = torch.tensor([3, 4])
     monkeypatch.setattr(official, "mnist", lambda root, extra: Stored(x, y, x.flip(0), y, variant={"name": "made up"}))
-    got = sources.read("mnist14", None, False)
+    got = readers.read("mnist14", None, False)
     by_hand = x.double().view(2, 1, 14, 2, 14, 2).mean((3, 5)).round().to(torch.uint8)
     assert got.x.dtype == torch.uint8 and torch.equal(got.x, by_hand) and torch.equal(got.x_test, by_hand.flip(0))
     assert torch.equal(got.y, y) and SOURCES["mnist14"].shape == tuple(got.x.shape[1:])
@@ -71,24 +71,26 @@ GOOD = Stored(X, Y, X[:90], Y[:90])
 def test_a_reader_that_gives_other_than_its_source_says(
     stored: Any, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sources._READERS, "synthetic", lambda root, extra: GOOD)
-    assert sources.read("synthetic", None, False) is GOOD
-    monkeypatch.setitem(sources._READERS, "synthetic", lambda root, extra: stored)
-    with pytest.raises(UserError, match=f"^data synthetic: its reader gave {part}; mend it or the Source"):
-        sources.read("synthetic", None, False)
+    monkeypatch.setitem(readers._READERS, "synthetic", lambda root, extra: GOOD)
+    assert readers.read("synthetic", None, False) is GOOD
+    monkeypatch.setitem(readers._READERS, "synthetic", lambda root, extra: stored)
+    with pytest.raises(
+        UserError, match=f"^data synthetic: its reader gave {part}; mend it in bench/readers.py, or its Source"
+    ):
+        readers.read("synthetic", None, False)
 
 
 def test_a_reader_that_fails_or_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sources._READERS, "synthetic", lambda root, extra: (root / "absent/file").read_bytes())
+    monkeypatch.setitem(readers._READERS, "synthetic", lambda root, extra: (root / "absent/file").read_bytes())
     with pytest.raises(UserError, match=r"data synthetic: its reader failed: FileNotFoundError: .*absent/file"):
-        sources.read("synthetic", None, False)
-    monkeypatch.delitem(sources._READERS, "synthetic")
+        readers.read("synthetic", None, False)
+    monkeypatch.delitem(readers._READERS, "synthetic")
     with pytest.raises(UserError, match="data synthetic: there is no reader; add one to _READERS"):
-        sources.read("synthetic", None, False)
+        readers.read("synthetic", None, False)
 
 
 def test_every_source_has_a_reader() -> None:
-    assert set(sources._READERS) == set(SOURCES)
+    assert set(readers._READERS) == set(SOURCES)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -232,7 +234,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         further = _numbers(200, 30) if extra else None
         return Stored(_numbers(0, N), _classes(N), _numbers(240, 10), torch.arange(10), further, {"name": "made up"})
 
-    monkeypatch.setitem(sources._READERS, "svhn", reader)
+    monkeypatch.setitem(readers._READERS, "svhn", reader)
     return asked
 
 
@@ -249,7 +251,7 @@ def _ids(x: Tensor | None) -> list[int]:
 def test_whole_learns_from_and_is_scored_on_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = torch.arange(170, dtype=torch.uint8).view(170, 1, 1, 1).expand(170, 1, 28, 28), torch.arange(170) % 10
     stored = Stored(x[:150], y[:150], x[150:], y[150:], None, {"name": "made up"})
-    monkeypatch.setitem(sources._READERS, "mnist", lambda root, extra: stored)
+    monkeypatch.setitem(readers._READERS, "mnist", lambda root, extra: stored)
     random, whole = (_load("mnist", 1, 60, split=split) for split in ("random", "whole"))
     assert torch.equal(whole.train.x, x) and torch.equal(whole.x_test, x) and torch.equal(whole.y_test, y)
     assert len(random.train.x) == 90 and torch.equal(random.x_test, x[150:])

@@ -19,7 +19,8 @@ from bench import checkpoint, engine, trainer
 from bench.data import Dataset
 from bench.engine import TIMED, WARM_UP, Engine, require_layout, set_precision
 from bench.errors import UserError
-from bench.plan import method_class, trials
+from bench.methods import method_class
+from bench.plan import trials
 from bench.recording import Recording
 from bench.sources import SOURCES
 from bench.suite import Precision, Trial, load_suite, names

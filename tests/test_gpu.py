@@ -20,7 +20,8 @@ from torch import Tensor
 from bench import checkpoint, engine, record
 from bench.data import Dataset
 from bench.engine import Mode, set_precision
-from bench.plan import build_config, method_class, trials
+from bench.methods import method_class
+from bench.plan import build_config, trials
 from bench.pool import DONE, Going, Pool
 from bench.run import main
 from bench.sources import SOURCES

@@ -19,7 +19,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from bench import data, official, sources
+from bench import data, official, readers
 from bench.errors import UserError
 from bench.official import Stored
 from models.noise import Noise
@@ -75,12 +75,12 @@ def fake(monkeypatch: Patch) -> Files:
         contents |= {f"{part}-images-idx3-ubyte": _idx(n, 28, 28), f"{part}-labels-idx1-ubyte": _idx(n)}
     known = {name: (len(contents[name]), hashlib.sha256(contents[name]).hexdigest()) for name in official.MNIST_FILES}
     monkeypatch.setattr(official, "MNIST_FILES", known)
-    monkeypatch.setitem(sources.SOURCES, "mnist", replace(sources.SOURCES["mnist"], n_train=40, n_test=10))
+    monkeypatch.setitem(readers.SOURCES, "mnist", replace(readers.SOURCES["mnist"], n_train=40, n_test=10))
     return contents
 
 
 def _mnist(root: Path | None) -> Stored:
-    return sources.read("mnist", root, False)
+    return readers.read("mnist", root, False)
 
 
 def _write(root: Path, contents: Files) -> Path:
@@ -206,7 +206,7 @@ def bodies(monkeypatch: Patch) -> Files:
     monkeypatch.setattr(official, "SVHN_FILES", {split: (NAMES[split], md5[split], SIZES[split]) for split in SIZES})
     monkeypatch.setattr(official, "SVHN_COUNTS", COUNTS)
     counts = {"n_train": SIZES["train"], "n_test": SIZES["test"], "n_extra": SIZES["extra"]}
-    monkeypatch.setitem(sources.SOURCES, "svhn", replace(sources.SOURCES["svhn"], **counts))
+    monkeypatch.setitem(readers.SOURCES, "svhn", replace(readers.SOURCES["svhn"], **counts))
     return contents
 
 
@@ -229,7 +229,7 @@ def _replace(root: Path, split: str, content: bytes, declared: dict[str, Any] | 
 
 
 def _svhn(root: Path, extra: bool = False) -> Stored:
-    return sources.read("svhn", root, extra)
+    return readers.read("svhn", root, extra)
 
 
 def test_official_svhn_is_accepted_and_every_pixel_is_in_its_place(root: Path) -> None:
@@ -516,7 +516,7 @@ def _is_there(name: str) -> bool:
 @pytest.mark.data
 @pytest.mark.skipif(not _is_there("MNIST"), reason="AMM_DATA_ROOT names no folder with MNIST")
 def test_real_mnist() -> None:
-    found = sources.read("mnist", None, False)
+    found = readers.read("mnist", None, False)
     assert found.x.shape == (60_000, 1, 28, 28) and found.x_test.shape == (10_000, 1, 28, 28)
     assert found.y.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert found.y_test.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -526,7 +526,7 @@ def test_real_mnist() -> None:
 @pytest.mark.skipif(not _is_there("train_32x32.mat"), reason="AMM_DATA_ROOT names no folder with SVHN")
 def test_real_svhn() -> None:
     """Counts as SVHN's authors give them; channel means over 255 as they are widely quoted."""
-    found = sources.read("svhn", None, False)
+    found = readers.read("svhn", None, False)
     assert found.x.shape == (73_257, 3, 32, 32) and found.x_test.shape[1:] == (3, 32, 32)
     digits = found.y.bincount().tolist()
     assert [*digits[1:], digits[0]] == [13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659, 4948]

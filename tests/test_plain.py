@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import contenders, plain, plan
+from bench import contenders, methods, plain, plan
 from bench.sources import SOURCES
 from bench.suite import Trial, load_suite
 from models import adversarial
@@ -38,7 +38,7 @@ def _trial(row: str, **config: Any) -> Trial:
 def _ours(trial: Trial) -> AMM:
     source = SOURCES[trial.data]
     spec = Spec(trial.data, source.shape, source.n_classes)
-    method = plan.method_class(trial.method)(plan.build_config(trial), spec, Noise.seeded(0))
+    method = methods.method_class(trial.method)(plan.build_config(trial), spec, Noise.seeded(0))
     assert isinstance(method, AMM)
     return method
 

@@ -86,7 +86,7 @@ def _press(key: type[BaseException]) -> Callable[..., NoReturn]:
         ("builtins.input", EOFError, 2),
         ("builtins.input", KeyboardInterrupt, 130),
         ("bench.reproduce.total", KeyboardInterrupt, 130),
-        ("bench.run.fetch", KeyboardInterrupt, 130),
+        ("bench.run.require", KeyboardInterrupt, 130),
     ],
 )
 def test_ctrl_d_is_no_and_ctrl_c_leaves(

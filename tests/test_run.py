@@ -476,11 +476,11 @@ def test_a_dry_run_leaves_out_what_has_a_result(suite: Path, tmp_path: Path, cap
     assert "all 1 trials have a result" in capsys.readouterr().err
 
 
-def test_data_are_loaded_before_any_trial_is_started(
+def test_methods_and_data_are_looked_for_before_any_trial_is_started(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr("bench.run.fetch", lambda *_: order.append("fetch"))
+    monkeypatch.setattr("bench.run.require", lambda *_: order.append("require"))
     monkeypatch.setattr("bench.dispatch.Dispatcher.run", lambda *_: order.append("run") or Counter({"done": 6}))
     assert main(["--suite", str(suite), "--budget", "quick", "--out", str(tmp_path), "--device", "cpu"]) == 0
-    assert order == ["fetch", "run"]
+    assert order == ["require", "run"]

@@ -16,7 +16,7 @@ import torch
 from baselines.imsat import IMSATConfig
 from bench import checkpoint, trainer
 from bench.errors import Diverged
-from bench.plan import method_class
+from bench.methods import method_class
 from bench.suite import Trial
 from bench.trainer import Run, weights_digest
 from models.method import Batch

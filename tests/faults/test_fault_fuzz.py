@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from bench import checkpoint, record, table
 from bench.errors import UserError
 from bench.lines import stored
-from bench.plan import method_class, trials
+from bench.methods import declared, method_class
+from bench.plan import trials
 from bench.suite import Suite, Trial, load_suite
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -117,6 +118,8 @@ PATHS += [
 @fuzz
 @given(path=st.sampled_from(PATHS) | st.text(max_size=20) | st.text(max_size=9).map(lambda text: f"models.{text}:A"))
 def test_only_methods_below_the_two_roots_are_ever_imported(path: str) -> None:
+    with suppress(UserError):
+        assert declared(path).Config.__module__.startswith(("models.", "baselines."))
     with suppress(UserError):
         assert method_class(path).__module__.startswith(("models.", "baselines."))
 

@@ -197,6 +197,7 @@ def test_no_source_could_run_what_it_reads(path: Path) -> None:
         name = ast.unparse(call.func)
         safe = name == "yaml.load" and "Loader" in ast.unparse(call)  # bench.yaml_strict's own, a SafeLoader
         safe |= name == "exec" and path.name == "tape.py"  # of a program that it has just recorded itself
+        safe |= name == "exec" and path.name == "methods.py"  # of a method's own file, which an import would run whole
         assert name not in UNSAFE or safe, f"{path.name}:{call.lineno}"
         if name == "torch.load":
             assert "weights_only=True" in ast.unparse(call), f"{path.name}:{call.lineno}"
