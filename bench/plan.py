@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError, told
 from bench.methods import Declared, declared, method_class
@@ -14,6 +14,9 @@ from bench.seeds import distinct
 from bench.sources import SOURCES
 from bench.suite import Override, Row, Suite, Trial
 from bench.yaml_strict import build, unknown
+
+if TYPE_CHECKING:
+    from models.method import Method
 
 
 def trials(
@@ -156,7 +159,11 @@ def as_planned_today(trial: Trial) -> Trial:
         return trial
 
 
+def method_of(trial: Trial) -> type[Method]:
+    """The class of the trial's method, imported; UserError if there is none."""
+    return method_class(trial.method, f"{trial.suite}/{trial.row}")
+
+
 def build_config(trial: Trial) -> Any:
     """The `Config` instance of the trial's method; UserError if the method no longer has such a key."""
-    where = f"{trial.suite}/{trial.row}"
-    return build(method_class(trial.method, where).Config, trial.config, where)
+    return build(method_of(trial).Config, trial.config, f"{trial.suite}/{trial.row}")

@@ -250,11 +250,11 @@ def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[s
 def require(trials: Sequence[Trial], root: Path | None) -> None:
     """Imports the methods and loads the data once before any trial does, so that what is wrong with them is met here and once."""
     from bench.data import load_for
-    from bench.methods import method_class
+    from bench.plan import method_of
     from models.noise import Noise
 
     for trial in {trial.method: trial for trial in trials}.values():
-        method_class(trial.method, f"{trial.suite}/{trial.row}")
+        method_of(trial)
     for trial in {(trial.data, trial.split): trial for trial in trials}.values():
         load_for(trial, Noise.seeded(0), root)
 

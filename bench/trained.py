@@ -16,8 +16,7 @@ from torch import Tensor
 
 from bench import checkpoint, record
 from bench.errors import UserError
-from bench.methods import method_class
-from bench.plan import as_planned_today, build_config
+from bench.plan import as_planned_today, build_config, method_of
 from bench.sources import SOURCES
 from bench.suite import Trial
 from models.method import Method, Spec
@@ -51,7 +50,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Trained:
     trial = as_planned_today(Trial.from_json(found["trial"]))
     source = SOURCES[trial.data]
     noise = Noise.seeded(trial.init_seed, device)
-    method = method_class(trial.method)(build_config(trial), Spec(source.name, source.shape, source.n_classes), noise)
+    method = method_of(trial)(build_config(trial), Spec(source.name, source.shape, source.n_classes), noise)
     try:
         method.load_state_dict(state["module"])
     except RuntimeError:

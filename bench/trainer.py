@@ -19,8 +19,7 @@ from torch import Tensor
 from bench import checkpoint, metrics
 from bench.data import Dataset, load_for
 from bench.engine import Engine, Mode, optimizer_tensors, set_precision
-from bench.methods import method_class
-from bench.plan import build_config
+from bench.plan import build_config, method_of
 from bench.seeds import derive
 from bench.suite import Trial
 from bench.trace import Trace
@@ -57,7 +56,7 @@ class Run:
         self.noise = Noise.seeded(trial.init_seed, device)
         self.precision = set_precision(trial.precision, device)
         self.dataset = load_for(trial, self.noise, data_root) if data is None else data(self.noise)
-        cls = method_class(trial.method)
+        cls = method_of(trial)
         with self.precision:  # by which networks choose their layout
             self.method = cls(build_config(trial), self.dataset.spec, self.noise).to(device)
         self.steps = trial.steps if cls.iterative else 0

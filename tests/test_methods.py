@@ -10,11 +10,11 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from bench import methods
+from bench import methods, run
 from bench.errors import UserError
 from bench.methods import Declared, declared, method_class
 from bench.provenance import ROOT
-from bench.suite import load_suite, names
+from bench.suite import SUITES, load_suite, names
 
 PATHS = sorted({row.method for name in names() for row in load_suite(name).rows})
 MINE = """
@@ -124,6 +124,27 @@ def test_what_cannot_be_read_for_sure_is_left_to_the_import(
     assert _written(tmp_path, monkeypatch, MINE) is not None
     assert MINE.count(old) == 1
     assert _written(tmp_path, monkeypatch, MINE.replace(old, new)) is None
+
+
+def test_a_method_that_can_be_read_and_not_imported_stops_a_run_before_its_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import baselines
+
+    assert _written(tmp_path, monkeypatch, MINE + "\nGONE = undefined\n") is not None
+    monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path / "baselines")])
+    monkeypatch.setattr("bench.dispatch.Dispatcher.run", lambda *_: pytest.fail("no trial may be started"))
+    suite = tmp_path / "mine.yaml"
+    text = (SUITES / "digits_semi.yaml").read_text(encoding="utf-8").partition("rows:")[0]
+    rows = "rows:\n  - {row: mine, label: Mine, method: 'baselines.mine:Mine', config: {components: 10}}\n"
+    suite.write_text(text.replace("digits_semi", "mine") + rows, encoding="utf-8")
+    command = ["--suite", str(suite), "--seeds", "0", "--device", "cpu", "--out", str(tmp_path / "runs")]
+    assert run.main(["status", *command]) == 0
+    for more in ([], ["--dry-run"]):
+        assert run.main([*command, *more]) == 2
+    line = "error: mine/mine: baselines.mine cannot be imported: NameError: name 'undefined' is not defined (mine.py:"
+    found = capsys.readouterr().err.splitlines()
+    assert len(found) == 2 and all(each.startswith(line) for each in found)
 
 
 def test_a_module_that_is_there_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:
