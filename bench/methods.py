@@ -136,7 +136,7 @@ def _value(module: str, name: str) -> Any:
 def _statement(module: str, name: str) -> tuple[str, str, ast.stmt]:
     """Where a name is defined: module, name there, and statement, followed through imports from our own packages."""
     statement = _top(module)[name]
-    if isinstance(statement, ast.ImportFrom) and _PATH.fullmatch(f"{statement.module}:{name}"):
+    if isinstance(statement, ast.ImportFrom) and not statement.level and _PATH.fullmatch(f"{statement.module}:{name}"):
         return _statement(str(statement.module), _original(statement, name))
     return module, name, statement
 
@@ -148,7 +148,7 @@ def _original(statement: ast.ImportFrom | ast.Import, name: str) -> str:
 def _imported(statement: ast.ImportFrom | ast.Import, name: str) -> Any:
     """What an import gives, of the standard library; LookupError for other libraries, which take their time."""
     original = _original(statement, name)
-    source = str(statement.module) if isinstance(statement, ast.ImportFrom) else original
+    source = "." * statement.level + str(statement.module) if isinstance(statement, ast.ImportFrom) else original
     if source.partition(".")[0] not in sys.stdlib_module_names:
         raise LookupError(source)
     found = importlib.import_module(source)
@@ -177,8 +177,8 @@ def _defined(statement: ast.stmt) -> list[str]:
     match statement:
         case ast.ClassDef() | ast.FunctionDef():
             return [statement.name]
-        case ast.Import() | ast.ImportFrom():
-            return [alias.asname or alias.name for alias in statement.names]
+        case ast.Import(names=names) | ast.ImportFrom(names=names) if names[0].name != "*":
+            return [alias.asname or alias.name for alias in names]
         case ast.Assign(targets=targets) if all(isinstance(target, ast.Name) for target in targets):
             return [target.id for target in targets if isinstance(target, ast.Name)]
         case ast.AnnAssign(target=ast.Name(id=name)):

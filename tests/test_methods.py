@@ -31,6 +31,7 @@ class MineConfig:
     components: int = len(WIDTHS)
     widths: tuple[int, ...] = WIDTHS
     prior: Prior = "learned"
+    mode: Literal["one", "two"] = "one"
 
     def __post_init__(self) -> None:
         if self.components < 1:
@@ -96,6 +97,8 @@ def test_a_class_is_read_with_what_its_statements_need(tmp_path: Path, monkeypat
     [
         ("\nWIDTHS", "\nimport torch\nWIDTHS = torch.Size([3, 4])\nOTHER"),  # needs another library
         ("len(WIDTHS)", "len(UNKNOWN)"),
+        ("from typing import", "from .typing import"),  # a module of ours by the name of the standard library's
+        ("WIDTHS = (3, 4)", "from math import *\nWIDTHS = (3, 4)"),  # names that cannot be told
         ("WIDTHS = (3, 4)", "WIDTHS = (3, 4)\nWIDTHS = (5,)"),  # two definitions
         ("WIDTHS = (3, 4)", "if True:\n    WIDTHS = (3, 4)"),
         ("class Mine(Method)", "MineConfig.components = 7\n\nclass Mine(Method)"),  # something happens
