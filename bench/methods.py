@@ -1,4 +1,4 @@
-"""How a method is found by the path that its suite names: imported where it is to run, where not only read.
+"""How a method is found by the path that its suite names: imported where it is to run, elsewhere only read.
 
 To import a method is to import torch, which takes two seconds. A plan or a table needs no more of one than its Config and
 two flags, and has them from the statements of its file that make these.

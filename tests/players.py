@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from models.method import Method
+from models.method import Batch, Method
+from models.noise import Noise
 
 Gradients = dict[str, list[list[Tensor]]]
+ByHand = Callable[[Any, Batch, Noise], Tensor]  # a player's loss
 
 
 def parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -36,6 +42,28 @@ def assert_gradients_of(losses: dict[str, list[Tensor]], given: Gradients, metho
             largest = max(float(gradient.abs().max()) for gradient in expected)
             assert largest > 0, name
             torch.testing.assert_close(found, list(expected), atol=1e-5 * largest, rtol=0, msg=f"{name}: ".__add__)
+
+
+def assert_steps_by_hand(
+    method: Any, batch: Batch, d_by_hand: ByHand, g_by_hand: ByHand, rate: float, epsilon: float
+) -> None:
+    """One step of D and then of G is Adam's first step by hand, of losses of (method, batch, noise) on a copy of the method."""
+    twin, noise = copy.deepcopy(method), Noise.seeded(1)
+    method.update(batch)
+    _adam(d_by_hand(twin, batch, noise), twin.discriminator, rate, epsilon)
+    for p, q in zip(method.discriminator.parameters(), twin.discriminator.parameters(), strict=True):
+        assert float((p - q).detach().abs().mean()) < 2e-5
+    twin.discriminator.load_state_dict(method.discriminator.state_dict())  # what rounding made of gradients near 0
+    _adam(g_by_hand(twin, batch, noise), twin.generator, rate, epsilon)
+    for p, q in zip(method.generator.parameters(), twin.generator.parameters(), strict=True):
+        assert float((p - q).detach().abs().mean()) < 2e-5
+
+
+def _adam(loss: Tensor, net: nn.Module, rate: float, epsilon: float) -> None:
+    """The first step, whose corrected moments are the gradient and its square."""
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        p.data -= rate * slope / (slope.abs() + epsilon)
 
 
 def inputs_of(net: nn.Module) -> list[Tensor]:

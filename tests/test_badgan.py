@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from baselines.badgan import BadGAN, pull_away
 from models.method import Batch, Data, Spec
 from models.noise import Noise
-from tests.players import adams, assert_gradients_of, gradients_given
+from tests.players import adams, assert_gradients_of, assert_steps_by_hand, gradients_given
 
 K = 4
 SPEC = Spec("toy", (1, 8, 8), K)
@@ -139,15 +139,7 @@ def test_each_player_follows_its_own_loss_and_no_other() -> None:
     """One step of D and one of G with Adam's first step by hand: the sign of the gradient, as large as the rate."""
     method, b = gan(learning_rate=1e-3), batch()
     method.prepare(data())
-    twin, noise = copy.deepcopy(method), Noise.seeded(1)
-    method.update(b)
-    _adam(d_by_hand(twin, b, noise), twin.discriminator, 1e-3)
-    for p, q in zip(method.discriminator.parameters(), twin.discriminator.parameters(), strict=True):
-        assert float((p - q).detach().abs().mean()) < 2e-5
-    twin.discriminator.load_state_dict(method.discriminator.state_dict())  # what rounding made of gradients near 0
-    _adam(g_by_hand(twin, b, noise), twin.generator, 1e-3)
-    for p, q in zip(method.generator.parameters(), twin.generator.parameters(), strict=True):
-        assert float((p - q).detach().abs().mean()) < 2e-5
+    assert_steps_by_hand(method, b, d_by_hand, g_by_hand, rate=1e-3, epsilon=1e-8)
 
 
 def test_each_player_is_given_the_gradient_of_its_own_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,13 +157,6 @@ def test_settings_are_those_of_the_original() -> None:
     assert (c.schedule, c.least_rate, c.init_examples) == (900 * 1145, 1e-4, 7 * 64)
     assert (c.input_noise, c.input_dropout, c.dropout) == (0.05, 0.15, 0.5)
     assert (c.slope, c.z_dim, c.init_std) == (0.2, 100, 0.05)
-
-
-def _adam(loss: Tensor, net: torch.nn.Module, rate: float) -> None:
-    """The first step, whose corrected moments are the gradient and its square."""
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    for p, slope in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-        p.data -= rate * slope / (slope.abs() + 1e-8)
 
 
 def test_labels_reach_g_through_d_alone() -> None:
