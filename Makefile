@@ -63,7 +63,7 @@ reproduce-table2: $(READY) ## Table 2: the same for SVHN with 1,000 labels, resu
 	$(BIN)/python -m bench.reproduce table2 $(ARGS)
 
 figures: $(READY) ## pictures of every suite's rows beside the published values, in results/figures/
-	@for suite in mnist_unsup mnist_whole svhn_unsup svhn_semi digits_unsup digits_semi plane_unsup; do \
+	@for suite in mnist_unsup mnist_whole mnist14_semi svhn_unsup svhn_semi digits_unsup digits_semi plane_unsup; do \
 		$(BIN)/python -m bench.figures --suite $$suite || [ $$? = 3 ] || exit; done # 3: it has no result yet
 
 study: $(READY) ## the studies' tables and curves from their records, docs/ablation_*.md, docs/checks_*.md and .png

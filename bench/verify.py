@@ -27,7 +27,7 @@ from bench.statistics import Record
 from bench.suite import load_suite, names
 
 # suites with a table of their own, results/<suite>.md
-OURS = ("digits_unsup", "digits_semi", "plane_unsup", "mnist_whole")
+OURS = ("digits_unsup", "digits_semi", "plane_unsup", "mnist_whole", "mnist14_semi")
 SUMS = "SHA256SUMS"  # of all records; `sha256sum --check` reads it too
 PAGES = {*ENDINGS.values(), ".json"}  # what lies directly below results/ is a table, or the samples of one
 BRIEF = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)  # where the README shows a suite
