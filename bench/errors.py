@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 
 
 class UserError(Exception):
@@ -26,3 +29,16 @@ def told(error: BaseException) -> str:
     if isinstance(error, SyntaxError):  # which was raised by the compiler, and says itself where it is
         where = ""
     return " ".join(f"{type(error).__name__}: {error}{where}".split())
+
+
+def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's last word on an exception, but a library that is not installed is one line and exit code 2.
+
+    That is how a command ends which was started without its virtual environment: it fails before it can read its options.
+    """
+    library = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or not library or find_spec(library):
+        return sys.__excepthook__(kind, error, trace)
+    mend = "make install, then . .venv/bin/activate"
+    print(f"error: {library} is not installed for {sys.executable or 'this Python'}; {mend}", file=sys.stderr)
+    raise SystemExit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
@@ -95,3 +96,18 @@ def test_a_full_output_is_one_line() -> None:
         done = _python("-c", FRAME.format("print('x') or 0"), stdout=full)
     assert done.returncode == 2
     assert done.stderr == "error: cannot write the output (No space left on device); free some space\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_outside_its_environment_is_one_line(name: str) -> None:
+    done = _python("-S", "-m", f"bench.{name}", cwd=ROOT, stdout=subprocess.PIPE)  # without any installed library
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: \w+ is not installed for .*; make install, then \. \.venv/bin/activate\n", done.stderr)
+
+
+def test_any_other_uncaught_error_is_told_as_python_tells_it() -> None:
+    program = "import sys; sys.argv = ['-m']; import bench{}; 1 / 0"
+    for told, fails in (("ZeroDivisionError", ""), ("ModuleNotFoundError", ", bench.nothing")):
+        done = _python("-c", program.format(fails), cwd=ROOT)
+        assert done.returncode == 1 and done.stderr.startswith("Traceback") and told in done.stderr
+    assert not _python("-c", "import bench, sys; assert sys.excepthook is sys.__excepthook__", cwd=ROOT).stderr
