@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from bench.cluster import Remote
 
 LOT = 16  # trials at most that one process takes at once
+STOPPING = "stopping: each trial takes its step to the end and writes a checkpoint; a second signal ends them at once"
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,12 @@ class Dispatcher:
                 signal.signal(number, handler)
 
     def _forward(self, number: int, frame: object) -> None:
+        first = not self.signal
         self.signal, self.stopped = self.signal or number, self.stopped or "interrupted"
         for worker in self.workers:
             worker.signal(signal.SIGTERM)
+        if first:
+            self.board.say(STOPPING)
 
     def _lot(self, lot: Sequence[Trial]) -> list[str]:
         """Runs some trials to their records; returns a status of each. It never raises: one must not stop the others."""

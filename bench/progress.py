@@ -18,7 +18,7 @@ class Board:
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty()
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal may come while its own thread holds it
         self.lines: dict[str, str] = {}
         self.started: dict[str, tuple[float, int]] = {}
         self.drawn = 0
@@ -37,10 +37,14 @@ class Board:
         """A trial has ended."""
         with self.lock:
             self.lines.pop(name, None)
-            with suppress(BrokenPipeError):  # nobody reads any more; the trials go on
-                self._clear()
-                print(f"{name}: {outcome}", file=self.stream, flush=True)
-                self._draw()
+            self.say(f"{name}: {outcome}")
+
+    def say(self, line: str) -> None:
+        """A plain line, above the live ones."""
+        with self.lock, suppress(BrokenPipeError):  # nobody reads any more; the trials go on
+            self._clear()
+            print(line, file=self.stream, flush=True)
+            self._draw()
 
     def close(self) -> None:
         """Takes the live lines away."""

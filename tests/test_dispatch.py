@@ -582,7 +582,8 @@ def test_several_workers_run_at_once_and_each_has_its_device(
 def test_a_signal_is_passed_on_and_ends_the_run(
     child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
 ) -> None:
-    dispatcher, _ = child(f"trap 'echo term >> {tmp_path}/said; exit 3' TERM\ntouch {tmp_path}/up\nsleep 5 >&- & wait")
+    script = f"trap 'echo term >> {tmp_path}/said; exit 3' TERM\ntouch {tmp_path}/up\nsleep 5 >&- & wait"
+    dispatcher, told = child(script)
     before = signal.getsignal(signal.SIGINT)
     what = make_trial()
     record.write(record.record_path(dispatcher.plan.out, what), record.new_record(what, "interrupted", "at step 0"))
@@ -599,7 +600,22 @@ def test_a_signal_is_passed_on_and_ends_the_run(
     assert outcome == {"interrupted": 1, "pending": 1}
     assert dispatcher.signal == signal.SIGINT
     assert (tmp_path / "said").read_text(encoding="utf-8") == "term\n"
+    stopping, ended = told.getvalue().splitlines()
+    assert stopping.startswith("stopping: ") and "a second signal" in stopping and "interrupted: " in ended
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_may_come_while_a_line_is_printed() -> None:
+    """Its handler prints a line itself, in the same thread."""
+    board = Board(io.StringIO())
+    before = signal.signal(signal.SIGUSR1, lambda *_: board.say("stopping"))
+    try:
+        with board.lock:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            board.say("done")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert sorted(board.stream.getvalue().splitlines()) == ["done", "stopping"]  # type: ignore[attr-defined]
 
 
 def test_a_child_that_left_at_a_second_signal_was_interrupted(
