@@ -48,6 +48,7 @@ KNOWN: dict[str, tuple[Any, ...]] = {  # what a trial's config may say; `Config`
     "momentum": (0.1,),
     "pool_first": (False,),
     "p_y": ("labels", "uniform"),
+    "discriminators": ("one",),
 }
 
 

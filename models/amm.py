@@ -178,8 +178,7 @@ class AMM(Method):
 
     def logit(self, xyz: Sequence[Tensor], noise: Noise | None) -> Tensor:
         """D's logit of tuples (x, y, z), [B]."""
-        x, y, z = xyz
-        return self.discriminator(noise, x=x, y=y, z=z)["p"].flatten().float()
+        return judged(self.discriminator, xyz, noise)
 
     def logits(self, q: Tuple3, p: Tuple3, noise: Noise) -> tuple[Tensor, Tensor]:
         """D's logits of both sides, [B] each, in one pass: D has no batch normalisation, so its rows are independent."""
@@ -308,7 +307,8 @@ class AMM(Method):
             name: [p for p in part.parameters() if p.requires_grad] for name, part in self.named_children()
         }
         encoder = [p for name in ("encoder", "encoder_y", "encoder_z") for p in parts.get(name, [])]
-        found = {"d": parts["discriminator"], "encoder": encoder, "decoder": parts["decoder"], "prior": parts["prior"]}
+        found: dict[str, list[Tensor]] = {"d": list(self.d_parameters), "encoder": encoder}
+        found |= {name: parts[name] for name in ("decoder", "prior")}
         return {name: parameters for name, parameters in found.items() if parameters}
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -323,6 +323,12 @@ class AMM(Method):
         """Images from codes (y, z) at `t` in [0, 1] of the way from those of a to those of b, [B, C, H, W]."""
         h, k = self.encode(a, None), self.encode(b, None)
         return self.decoder(None, y=h["y"].lerp(k["y"], t), z=h["zμ"].lerp(k["zμ"], t))["x"]
+
+
+def judged(discriminator: Net, xyz: Sequence[Tensor], noise: Noise | None) -> Tensor:
+    """A discriminator's logit of tuples (x, y, z), [B]."""
+    x, y, z = xyz
+    return discriminator(noise, x=x, y=y, z=z)["p"].flatten().float()
 
 
 def _joint(q: Tuple3, p: Tuple3) -> list[Tensor]:

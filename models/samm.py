@@ -6,15 +6,17 @@ whose z the encoder infers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from models.amm import AMM, AMMConfig, Tuple3
+from models.amm import AMM, AMMConfig, Tuple3, judged
 from models.latent import one_hot
-from models.method import Batch, Data
+from models.method import Batch, Data, Spec
 from models.noise import Noise
 from models.prior import Kind
 
@@ -27,6 +29,7 @@ class SAMMConfig(AMMConfig):
     prior: Kind = "learned_variance"  # Table 8
     penalty_weight: float = 0.01  # λ for SVHN (section 4.1)
     p_y: Literal["labels", "uniform"] = "labels"  # p(y) is how often each class occurs among the labels (section 4.3.2)
+    discriminators: Literal["one", "two"] = "one"  # Algorithm 2 has one; two: one for each game, ours
 
 
 class SAMM(AMM):
@@ -40,6 +43,15 @@ class SAMM(AMM):
     Config = SAMMConfig
     needs_labels = True
     config: SAMMConfig
+
+    def __init__(self, config: SAMMConfig, spec: Spec, noise: Noise) -> None:
+        super().__init__(config, spec, noise)
+        self.sizes = 0, 0  # of the last step: unlabelled and labelled examples
+        if config.discriminators == "two":  # both from the same weights
+            self.discriminator_labelled = deepcopy(self.discriminator)
+            added = list(self.discriminator_labelled.parameters())
+            self.d_parameters += added
+            self.d_adam.add_param_group({"params": added})
 
     def prepare(self, data: Data) -> None:
         """p(y) from the labelled subset."""
@@ -57,7 +69,23 @@ class SAMM(AMM):
     def tuples(self, batch: Batch) -> tuple[Tuple3, Tuple3]:
         """Both games' tuples, the unlabelled first; batch normalisation sees the two batches of x one after the other."""
         assert batch.x_labelled is not None and batch.y_labelled is not None, "a step needs labelled examples"
+        self.sizes = len(batch.x), len(batch.x_labelled)
         free = self.inferred(batch.x, batch.noise)
         given = self.labelled(batch.x_labelled, batch.y_labelled, batch.noise)
         x, y, z = (torch.cat(pair) for pair in zip(free, given, strict=True))
         return (x, y, z), self.synthesised(len(x), batch.noise)
+
+    def logit(self, xyz: Sequence[Tensor], noise: Noise | None) -> Tensor:
+        """The logit, [B], of tuples (x, y, z) of one side as `tuples` lays them, or of both sides, q first.
+
+        With one discriminator for both games D compares the mean of their inference sides with the synthesis side, so that one
+        may err where the other makes up for it. With two, each of Eqs. 13 and 14 has its own optimum.
+        """
+        if self.config.discriminators == "one":
+            return super().logit(xyz, noise)
+        sizes = [*self.sizes] * (len(xyz[0]) // sum(self.sizes))
+        parts = [t.split(sizes) for t in xyz]
+        nets = (self.discriminator, self.discriminator_labelled)
+        games = [judged(net, [torch.cat(p[game::2]) for p in parts], noise) for game, net in enumerate(nets)]
+        by_game = [logit.split(sizes[game::2]) for game, logit in enumerate(games)]
+        return torch.cat([part for pair in zip(*by_game, strict=True) for part in pair])

@@ -99,32 +99,36 @@ class ByHand:
         image = model.decoder(noise, y=prior_y, z=prior_z)["x"]
         self.p_u: Tuple3 = image[:M], prior_y[:M], prior_z[:M]
         self.p_l: Tuple3 = image[M:], prior_y[M:], prior_z[M:]
+        d = model.discriminator
+        self.d_l = d if model.config.discriminators == "one" else model.discriminator_labelled
+        self.q_sides, self.p_sides = [(d, self.q_u), (self.d_l, self.q_l)], [(d, self.p_u), (self.d_l, self.p_l)]
 
-    def pairs(self, origins: bool = False) -> list[tuple[Tuple3, Tuple3]]:
-        """The 2M pairs whose straight lines Eq. 18 draws from, each a batch of one."""
+    def pairs(self, origins: bool = False) -> list[tuple[Net, Tuple3, Tuple3]]:
+        """D and the 2M pairs whose straight lines Eq. 18 draws from, each a batch of one."""
         pairs = []
-        for q, p in ((self.q_u, self.p_u), (self.q_l, self.p_l)):
+        for (d, q), (_, p) in zip(self.q_sides, self.p_sides, strict=True):
             for i in range(M):
                 (x, y_hat, z_hat), (x_tilde, y, z) = ([t[i : i + 1].detach() for t in side] for side in (q, p))
-                pairs.append(((x, y, z), (x_tilde, y_hat, z_hat)) if origins else ((x, y_hat, z_hat), (x_tilde, y, z)))
+                ends = ((x, y, z), (x_tilde, y_hat, z_hat)) if origins else ((x, y_hat, z_hat), (x_tilde, y, z))
+                pairs.append((d, *ends))
         return pairs
 
 
-def _logit(model: SAMM, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    logit: Tensor = model.discriminator(None, x=x, y=y, z=z)["p"].flatten()
+def _logit(d: Net, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    logit: Tensor = d(None, x=x, y=y, z=z)["p"].flatten()
     return logit
 
 
-def _rho(model: SAMM, side: Tuple3) -> Tensor:
-    return torch.sigmoid(_logit(model, *side).double())
+def _rho(d: Net, side: Tuple3) -> Tensor:
+    return torch.sigmoid(_logit(d, *side).double())
 
 
 def _eq_18(model: SAMM, hand: ByHand, noise: Noise, origins: bool = False) -> Tensor:
     """Pair by pair."""
     total = torch.zeros(())
-    for u, (a, b) in zip(noise.uniform(2 * M), hand.pairs(origins), strict=True):
+    for u, (d, a, b) in zip(noise.uniform(2 * M), hand.pairs(origins), strict=True):
         point = [(u * s + (1 - u) * t).requires_grad_() for s, t in zip(a, b, strict=True)]
-        gradients = torch.autograd.grad(_logit(model, *point).sum(), point, create_graph=True)
+        gradients = torch.autograd.grad(_logit(d, *point).sum(), point, create_graph=True)
         total = total + (torch.cat([g.flatten() for g in gradients]).norm() - 1) ** 2
     return model.config.penalty_weight * total / (2 * M)
 
@@ -136,8 +140,9 @@ def _gradients(loss: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]
 
 def _d_gradients(model: SAMM, hand: ByHand, noise: Noise) -> dict[str, Tensor]:
     """∇ of L_D^u + L_D^l and of Eq. 18 by D's parameters."""
-    l_u = -torch.log(_rho(model, hand.q_u)).sum() / (2 * M) - torch.log(1 - _rho(model, hand.p_u)).sum() / (2 * M)
-    l_l = -torch.log(_rho(model, hand.q_l)).sum() / (2 * M) - torch.log(1 - _rho(model, hand.p_l)).sum() / (2 * M)
+    d, d_l = model.discriminator, hand.d_l
+    l_u = -torch.log(_rho(d, hand.q_u)).sum() / (2 * M) - torch.log(1 - _rho(d, hand.p_u)).sum() / (2 * M)
+    l_l = -torch.log(_rho(d_l, hand.q_l)).sum() / (2 * M) - torch.log(1 - _rho(d_l, hand.p_l)).sum() / (2 * M)
     penalty = _eq_18(model, hand, noise) if model.config.penalty == "gradient" else torch.zeros(())
     return _gradients(l_u + l_l + penalty, _named(model, "discriminator"))
 
@@ -145,16 +150,19 @@ def _d_gradients(model: SAMM, hand: ByHand, noise: Noise) -> dict[str, Tensor]:
 def _g_gradients(model: SAMM, hand: ByHand) -> dict[str, Tensor]:
     """∇ of L^u for Gy, of L^u + L^l for Gz, Gx and Gz(y)."""
     if model.config.saturating:
-        inference = [torch.log(_rho(model, q)).sum() / (2 * M) for q in (hand.q_u, hand.q_l)]
-        synthesis = [torch.log(1 - _rho(model, p)).sum() / (2 * M) for p in (hand.p_u, hand.p_l)]
+        inference = [torch.log(_rho(*q)).sum() / (2 * M) for q in hand.q_sides]
+        synthesis = [torch.log(1 - _rho(*p)).sum() / (2 * M) for p in hand.p_sides]
     else:
-        inference = [-torch.log(1 - _rho(model, q)).sum() / (2 * M) for q in (hand.q_u, hand.q_l)]
-        synthesis = [-torch.log(_rho(model, p)).sum() / (2 * M) for p in (hand.p_u, hand.p_l)]
+        inference = [-torch.log(1 - _rho(*q)).sum() / (2 * M) for q in hand.q_sides]
+        synthesis = [-torch.log(_rho(*p)).sum() / (2 * M) for p in hand.p_sides]
     gradients = _gradients(inference[0], _gy(model)) | _gradients(inference[0] + inference[1], _gz(model))
     return gradients | _gradients(synthesis[0] + synthesis[1], _named(model, "prior", "decoder"))
 
 
-@pytest.mark.parametrize("config", [{}, {"penalty": "none"}, {"saturating": True}, {"prior": "learned"}], ids=str)
+VARIANTS: list[dict[str, Any]] = [{}, {"penalty": "none"}, {"saturating": True}, {"prior": "learned"}]
+
+
+@pytest.mark.parametrize("config", [*VARIANTS, {"discriminators": "two"}], ids=str)
 @pytest.mark.parametrize("factorisation", [6, 7, 15])
 def test_a_simultaneous_step_is_algorithm_2(factorisation: int, config: dict[str, Any]) -> None:
     model, by_hand = (_samm(**PLAIN, factorisation=factorisation, **config) for _ in range(2))
@@ -172,15 +180,16 @@ def test_a_simultaneous_step_is_algorithm_2(factorisation: int, config: dict[str
     for players in (_gy, _gz):
         assert max(expected[name].abs().max().item() for name in players(by_hand)) > 1e-3
     with torch.no_grad():
-        l_d = -sum(torch.log(_rho(by_hand, q)).sum().item() / (2 * M) for q in (hand.q_u, hand.q_l))
-        l_d -= sum(torch.log(1 - _rho(by_hand, p)).sum().item() / (2 * M) for p in (hand.p_u, hand.p_l))
+        l_d = -sum(torch.log(_rho(*q)).sum().item() / (2 * M) for q in hand.q_sides)
+        l_d -= sum(torch.log(1 - _rho(*p)).sum().item() / (2 * M) for p in hand.p_sides)
     assert losses["d"].item() == pytest.approx(l_d, rel=1e-5)
 
 
-@pytest.mark.parametrize("d_steps", [1, 3])
+@pytest.mark.parametrize(("d_steps", "discriminators"), [(1, "one"), (3, "one"), (1, "two")])
 @pytest.mark.parametrize("factorisation", [6, 7])
-def test_an_alternating_step_updates_d_first(factorisation: int, d_steps: int) -> None:
+def test_an_alternating_step_updates_d_first(factorisation: int, d_steps: int, discriminators: str) -> None:
     config = {**PLAIN, "factorisation": factorisation, "schedule": "alternating", "d_learning_rate": 0.02}
+    config["discriminators"] = discriminators
     model, by_hand = (_samm(**config, d_steps=d_steps) for _ in range(2))
     batch, noise = _batch(), Noise.seeded(3)
     model.update(batch)
@@ -269,6 +278,21 @@ def test_the_labelled_tuple_carries_its_example_and_its_class(factorisation: int
     other = model.labelled(x_labelled, (y_labelled + 1) % 3, Noise.seeded(5))[2]
     same = model.labelled(x_labelled, y_labelled, Noise.seeded(5))[2]
     assert torch.equal(other, same) is (factorisation != 6)
+
+
+def test_each_game_may_have_a_discriminator_of_its_own() -> None:
+    """Also where a step has fewer labelled examples."""
+    model, batch = _samm(**PLAIN, discriminators="two"), _batch()
+    x, y = _given(batch)
+    with torch.no_grad():
+        for parameter in model.discriminator_labelled.parameters():
+            parameter.mul_(-0.5)
+    q, p = model.tuples(Batch(batch.x, batch.noise, x[:3], y[:3]))
+    games = [(model.discriminator, slice(0, M)), (model.discriminator_labelled, slice(M, M + 3))]
+    wanted_q, wanted_p = (torch.cat([_logit(d, *(t[rows] for t in side)) for d, rows in games]) for side in (q, p))
+    assert torch.allclose(model.logit(q, None), wanted_q) and torch.allclose(model.logit(p, None), wanted_p)
+    assert torch.allclose(torch.stack(model.logits(q, p, Noise.seeded(4))), torch.stack([wanted_q, wanted_p]))
+    assert set(model.players()["d"]) == set(_named(model, "discriminator").values())
 
 
 # p(y) and Eq. 19
