@@ -23,7 +23,7 @@ from models.prior import Kind
 
 @dataclass(frozen=True)
 class SAMMConfig(AMMConfig):
-    """Knobs of SAMM: AMM's, with the defaults of the SVHN experiments, and the one that labels bring."""
+    """Knobs of SAMM: AMM's, with the defaults of the SVHN experiments, and those that labels bring."""
 
     nets: Literal["mnist", "svhn", "digits", "plane", "mnist14"] = "svhn"  # Tables 7-10
     prior: Kind = "learned_variance"  # Table 8
