@@ -36,8 +36,9 @@ def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackTy
 
     That is how a command ends which was started without its virtual environment: it fails before it can read its options.
     """
-    library = (getattr(error, "name", None) or "").partition(".")[0]
-    if not isinstance(error, ModuleNotFoundError) or not library or find_spec(library):
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    library = (name or "").partition(".")[0]
+    if not library or find_spec(library):
         return sys.__excepthook__(kind, error, trace)
     mend = "make install, then . .venv/bin/activate"
     print(f"error: {library} is not installed for {sys.executable or 'this Python'}; {mend}", file=sys.stderr)

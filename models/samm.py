@@ -84,7 +84,7 @@ class SAMM(AMM):
         if self.config.discriminators == "one":
             return super().logit(xyz, noise)
         sizes = [*self.sizes] * (len(xyz[0]) // sum(self.sizes))
-        parts = [t.split(sizes) for t in xyz]
+        parts = [t.split(sizes) for t in xyz]  # by turns of each game, which each have one pass
         nets = (self.discriminator, self.discriminator_labelled)
         games = [judged(net, [torch.cat(p[game::2]) for p in parts], noise) for game, net in enumerate(nets)]
         by_game = [logit.split(sizes[game::2]) for game, logit in enumerate(games)]
