@@ -178,11 +178,12 @@ class Net(nn.Module):
                     inputs = sum(channels[name] for name in row.inputs)
                 bias = _needs_bias(row, self.rows)
                 self.layers[row.name] = Layer(row, inputs, table.transposed, bias, momentum, pool_first)
+        self.to(noise.device)
         for parameter in self.parameters():
             if parameter.ndim == 4:
                 parameter.data = noise.normal(*parameter.shape).mul_(std)
         self.layout = layout(noise.device.type)
-        self.to(noise.device).to(memory_format=self.layout)
+        self.to(memory_format=self.layout)
 
     def forward(self, noise: Noise | None, *wanted: str, **inputs: Tensor) -> dict[str, Tensor]:
         """Rows by name, each [B, channels, height, width].

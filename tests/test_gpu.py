@@ -33,7 +33,8 @@ from models.noise import Noise
 pytestmark = pytest.mark.gpu
 DEVICE = torch.device(os.environ.get("AMM_TEST_DEVICE", "cuda"))
 CPU = torch.device("cpu")
-ROWS = [("mnist_unsup", "amm_k10"), ("mnist_unsup", "amm_k10_fixed"), ("svhn_unsup", "amm_k20"), ("svhn_semi", "samm")]
+ROWS = [("mnist_unsup", "amm_k10"), ("mnist_unsup", "amm_k10_fixed"), ("mnist_unsup", "amm_k10_works")]
+ROWS += [("mnist_unsup", "amm_k30_draws"), ("svhn_unsup", "amm_k20"), ("svhn_semi", "samm"), ("svhn_semi", "samm_two")]
 ROWS += [("svhn_semi", row) for row in ("supervised", "vat_small", "vat_large", "improvedgan", "badgan", "ali", "aae")]
 ROWS += [("svhn_semi", row) for row in ("triplegan", "sgan")]
 ROWS += [("digits_semi", "samm"), ("digits_unsup", "aae"), ("digits_unsup", "ali_kmeans")]
