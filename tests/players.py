@@ -1,4 +1,4 @@
-"""What tests of the rivals' steps share: what each optimiser and each net is given, and how optimisers are set."""
+"""What tests of the rivals' steps share: toy images, what each optimiser and each net is given, how optimisers are set."""
 
 from __future__ import annotations
 
@@ -15,6 +15,38 @@ from models.noise import Noise
 
 Gradients = dict[str, list[list[Tensor]]]
 ByHand = Callable[[Any, Batch, Noise], Tensor]  # a player's loss
+
+
+def quarters(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Images [n, 1, 8, 8] of four classes and these: one bright quarter each, in uniform noise."""
+    noise = Noise.seeded(seed)
+    y = noise.integers(4, n)
+    x = 0.5 * noise.uniform(n, 2, 4, 2, 4)
+    x[torch.arange(n), y // 2, :, y % 2] += 0.4
+    return x.reshape(n, 1, 8, 8), y
+
+
+def quarters_batch(n: int = 12, labelled: int = 8, seed: int = 1) -> Batch:
+    """Such images without labels, and some with."""
+    return Batch(quarters(n, seed)[0], Noise.seeded(seed), *quarters(labelled, seed + 100))
+
+
+def stripes(n: int = 30, seed: int = 1) -> Batch:
+    """Images [n, 1, 4, 4] whose bright row is row i mod 3."""
+    noise = Noise.seeded(seed)
+    x = 0.1 * noise.uniform(n, 1, 4, 4)
+    x[torch.arange(n), 0, torch.arange(n) % 3] += 0.8
+    return Batch(x, noise)
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    """Its parameters as they are now, by name."""
+    return {name: p.detach().clone() for name, p in net.named_parameters()}
+
+
+def moved(method: Method, before: dict[str, Tensor]) -> set[str]:
+    """The players with a parameter that changed."""
+    return {name.split(".")[0] for name, p in method.named_parameters() if not torch.equal(p, before[name])}
 
 
 def parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

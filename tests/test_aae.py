@@ -13,7 +13,7 @@ from baselines.aae import AAE
 from baselines.codes import Game
 from models.method import Batch, Spec
 from models.noise import Noise
-from tests.players import adams, assert_gradients_of, gradients_given, inputs_of
+from tests.players import adams, assert_gradients_of, gradients_given, inputs_of, moved, stripes, weights
 
 SPEC = Spec("toy", (1, 4, 4), 3)
 
@@ -21,23 +21,6 @@ SPEC = Spec("toy", (1, 4, 4), 3)
 def aae(seed: int = 0, spec: Spec = SPEC, **config: Any) -> AAE:
     small: dict[str, Any] = {"components": 3, "hidden": 32, "z_dim": 2, "init_std": 0.2}
     return AAE(AAE.Config(**small | config), spec, Noise.seeded(seed))
-
-
-def batch(n: int = 30, seed: int = 1) -> Batch:
-    """Images whose bright row is row i mod 3."""
-    noise = Noise.seeded(seed)
-    x = 0.1 * noise.uniform(n, 1, 4, 4)
-    x[torch.arange(n), 0, torch.arange(n) % 3] += 0.8
-    return Batch(x, noise)
-
-
-def weights(method: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in method.named_parameters()}
-
-
-def moved(method: AAE, before: dict[str, Tensor]) -> set[str]:
-    """The nets with a parameter that changed."""
-    return {name.split(".")[0] for name, p in method.named_parameters() if not torch.equal(p, before[name])}
 
 
 def test_weights_are_drawn_from_the_noise_alone() -> None:
@@ -62,7 +45,7 @@ def test_batchnorm_is_in_encoder_and_decoder_only() -> None:
 
 def test_zero_nets_cost_the_known_losses() -> None:
     method = aae(init_std=0.0)
-    data = batch()
+    data = stripes()
     losses = method.update(Batch(torch.ones_like(data.x), data.noise))
     assert float(losses["reconstruction"]) == pytest.approx(0.25)
     for name, value in {"d_y": 2, "d_z": 2, "e_y": 1, "e_z": 1}.items():
@@ -84,7 +67,7 @@ def test_discriminators_see_codes_with_noise_of_the_given_std() -> None:
 def test_the_prior_of_y_is_one_hot_and_uniform() -> None:
     method, seen = aae(noise=0.0), []
     method.d_y.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[0]))
-    method.update(batch(3000))
+    method.update(stripes(3000))
     prior, y = seen[:2]
     assert torch.equal(prior.max(1).values, torch.ones(3000))
     torch.testing.assert_close(prior.mean(0), torch.full((3,), 1 / 3), atol=0.03, rtol=0)
@@ -112,7 +95,7 @@ def test_each_optimiser_moves_its_own_players(silenced: tuple[str, ...], expecte
     method = aae()
     silence(method, silenced)
     before = weights(method)
-    method.update(batch())
+    method.update(stripes())
     assert moved(method, before) == expected
 
 
@@ -121,7 +104,7 @@ def test_adversarial_gradients_reach_the_encoder_and_no_discriminator() -> None:
     method = aae(reconstruction_weight=0.0)
     silence(method, ("d_adam",))
     before = weights(method)
-    method.update(batch())
+    method.update(stripes())
     assert moved(method, before) == {"encoder"}
 
 
@@ -139,7 +122,7 @@ def by_hand(method: AAE, x: Tensor, prior_y: Tensor, prior_z: Tensor) -> tuple[T
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_each_phase_descends_its_own_loss(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Adam has an optimiser for each net, so that the encoder's steps twice; SGD one for each phase."""
-    method, data = aae(optimizer=optimizer, noise=0.0), batch()
+    method, data = aae(optimizer=optimizer, noise=0.0), stripes()
     given, y, z = gradients_given(monkeypatch, method), inputs_of(method.d_y), inputs_of(method.d_z)
     method.update(data)
     rebuilding, judging, fooling = by_hand(method, data.x, y[0], z[0])
@@ -163,7 +146,7 @@ def test_momenta_and_the_rate_of_the_game_are_those_of_the_appendix() -> None:
 
 
 def test_reconstruction_improves() -> None:
-    method, data = aae(learning_rate=5e-3), batch()
+    method, data = aae(learning_rate=5e-3), stripes()
     first = float(method.update(data)["reconstruction"])
     for _ in range(60):
         losses = method.update(data)
@@ -174,8 +157,8 @@ def test_reconstruction_improves() -> None:
 def test_categories_find_the_bright_row() -> None:
     method = aae(learning_rate=5e-3, beta1=0.5, batchnorm=True, z_dim=1)
     for step in range(300):
-        method.update(batch(60, seed=step))
-    predicted = method.eval().predict(batch(60, seed=999).x)
+        method.update(stripes(60, seed=step))
+    predicted = method.eval().predict(stripes(60, seed=999).x)
     assert len(set(predicted[:3].tolist())) == 3
     assert torch.equal(predicted, predicted[:3].repeat(20))
 
@@ -185,7 +168,7 @@ def test_same_seed_same_weights() -> None:
     for seed in (0, 0, 5):
         method = aae(seed)
         for step in range(3):
-            method.update(batch(seed=step))
+            method.update(stripes(seed=step))
         runs.append(weights(method))
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     assert not any(torch.equal(runs[0][name], runs[2][name]) for name in runs[0] if name.endswith("weight"))
@@ -215,13 +198,13 @@ def test_the_appendix_normalises_the_encoder_with_its_heads_and_nothing_else() -
     method = aae(**APPENDIX).train()
     nets = method.encoder, method.decoder, method.d_y, method.d_z
     assert [sum(isinstance(layer, nn.BatchNorm1d) for layer in net.modules()) for net in nets] == [3, 0, 0, 0]
-    heads = method.encoder(batch().x.flatten(1))
+    heads = method.encoder(stripes().x.flatten(1))
     assert torch.allclose(heads.mean(0), torch.zeros(5), atol=1e-5)
     assert torch.allclose(heads.var(0, correction=0), torch.ones(5), atol=1e-2)
 
 
 def test_pixels_are_dropped_only_while_it_learns() -> None:
-    method, x = aae(**APPENDIX).eval(), batch().x
+    method, x = aae(**APPENDIX).eval(), stripes().x
     assert torch.equal(method.encode(x)[0], method.encode(x)[0])
     noise = Noise.seeded(3)
     kept = Noise.seeded(3).keep(x.flatten(1), 0.2)  # 0 or 1 / 0.8
@@ -232,7 +215,7 @@ def test_pixels_are_dropped_only_while_it_learns() -> None:
 
 def test_a_step_of_the_appendix_is_sgd_with_momentum_in_three_phases() -> None:
     """The decoder and both discriminators move by their own rates and momenta alone; the encoder in two phases."""
-    method, data = aae(optimizer="sgd", learning_rate=0.01), batch()
+    method, data = aae(optimizer="sgd", learning_rate=0.01), stripes()
     method.train()
     velocity: dict[str, Tensor] = {}
     for _ in range(3):
@@ -248,7 +231,7 @@ def test_a_step_of_the_appendix_is_sgd_with_momentum_in_three_phases() -> None:
 
 
 def test_the_rates_of_the_appendix_fall_to_a_tenth() -> None:
-    method, data = aae(**APPENDIX, learning_rate=0.01, drop_after=2), batch()
+    method, data = aae(**APPENDIX, learning_rate=0.01, drop_after=2), stripes()
     rates = []
     for _ in range(4):
         method.update(data)
@@ -263,8 +246,8 @@ def test_the_appendix_learns_three_kinds_of_images() -> None:
         method, noise = aae(seed, **APPENDIX, learning_rate=0.01, reconstruction_weight=8.0), Noise.seeded(seed)
         method.train()
         for _ in range(600):
-            method.update(Batch(batch().x, noise))
-        clusters = method.eval().predict(batch().x)
+            method.update(Batch(stripes().x, noise))
+        clusters = method.eval().predict(stripes().x)
         table = torch.zeros(3, 3)
         table.index_put_((clusters, torch.arange(30) % 3), torch.ones(()), accumulate=True)
         found.append(float(table.max(1).values.sum()) / 30)

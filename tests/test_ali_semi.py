@@ -16,7 +16,7 @@ from torch import Tensor
 from baselines.ali_semi import ALISemi, fit_svm
 from models.method import Batch, Data, Spec
 from models.noise import Noise
-from tests.players import adams, assert_gradients_of, gradients_given
+from tests.players import adams, assert_gradients_of, gradients_given, quarters, quarters_batch
 
 K = 4
 SHAPES = {"digits": (1, 8, 8), "svhn": (3, 32, 32)}
@@ -27,20 +27,6 @@ def ali(nets: str = "digits", seed: int = 0, **config: Any) -> ALISemi:
     return ALISemi(ALISemi.Config(**small | config), Spec(nets, SHAPES[nets], K), Noise.seeded(seed))
 
 
-def patterns(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Images of K classes: one bright quarter each, in uniform noise."""
-    noise = Noise.seeded(seed)
-    y = noise.integers(K, n)
-    x = 0.5 * noise.uniform(n, 2, 4, 2, 4)
-    x[torch.arange(n), y // 2, :, y % 2] += 0.4
-    return x.reshape(n, 1, 8, 8), y
-
-
-def batch(n: int = 12, labelled: int = 8, seed: int = 1) -> Batch:
-    x, y = patterns(labelled, seed + 100)
-    return Batch(patterns(n, seed)[0], Noise.seeded(seed), x, y)
-
-
 def moved(method: ALISemi, b: Batch) -> set[str]:
     """Names of the parameters that a step changes."""
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
@@ -49,7 +35,7 @@ def moved(method: ALISemi, b: Batch) -> set[str]:
 
 
 def test_d_has_a_logit_for_each_class_and_says_so() -> None:
-    method, b = ali(), batch()
+    method, b = ali(), quarters_batch()
     assert method.logits(b.x, Noise.seeded(0).normal(12, 16), None).shape == (12, K)
     assert any("logit for each class" in text for text in method.departures())
     assert "y" not in method.discriminator.sizes  # the class is D's answer, not its input
@@ -57,7 +43,7 @@ def test_d_has_a_logit_for_each_class_and_says_so() -> None:
 
 def test_losses_are_those_of_probabilities_over_k_plus_one_classes() -> None:
     """Both players' losses from a plain softmax; the digits' nets have no dropout, and one pass draws z, ε and ε in turn."""
-    method, b = ali(), batch()
+    method, b = ali(), quarters_batch()
     twin, noise = copy.deepcopy(method), Noise.seeded(1)
     losses = method.update(b)
     given, free = twin.encoder(noise, "z", x=b.x_labelled)["z"], twin.encoder(noise, "z", x=b.x)["z"]
@@ -79,7 +65,7 @@ def test_losses_are_those_of_probabilities_over_k_plus_one_classes() -> None:
 
 def test_both_optimisers_are_given_the_gradients_of_their_players_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels and both halves of the K + 1st class for D; E log(1 + Z) on inferred pairs, E log((1 + Z) / Z) on others."""
-    method, b = ali(), batch()
+    method, b = ali(), quarters_batch()
     assert b.x_labelled is not None and b.y_labelled is not None
     given, noise = gradients_given(monkeypatch, method), Noise.seeded(1)
     method.update(b)
@@ -104,19 +90,19 @@ def test_a_discriminator_at_zero_costs_the_known_losses_and_moves_alone() -> Non
     """All logits 0: D(x, z) = K / (K + 1)."""
     method = ali()
     method.discriminator.get_parameter("layers.p.weight").data.zero_()
-    losses = copy.deepcopy(method).update(batch())
+    losses = copy.deepcopy(method).update(quarters_batch())
     assert float(losses["supervised"]) == pytest.approx(math.log(K))
     assert float(losses["unlabelled"]) == pytest.approx((math.log((K + 1) / K) + math.log(K + 1)) / 2)
     assert float(losses["q"]) == pytest.approx(math.log(K + 1))
     assert float(losses["p"]) == pytest.approx(math.log((K + 1) / K))
-    names = moved(method, batch())
+    names = moved(method, quarters_batch())
     assert names and all(name.startswith("discriminator.layers.p.") for name in names)
 
 
 def test_labels_teach_d_alone() -> None:
     """Two steps from the same weights that differ in the labels differ in D's weights and in no other."""
     first, second = ali(), ali()
-    b = batch()
+    b = quarters_batch()
     first.update(b)
     second.update(Batch(b.x, Noise.seeded(1), b.x_labelled, (b.y_labelled + 1) % K))  # type: ignore[operator]
     for (name, p), q in zip(first.named_parameters(), second.parameters(), strict=True):
@@ -127,22 +113,22 @@ def test_labels_teach_d_alone() -> None:
 
 def test_all_players_move() -> None:
     method = ali()
-    assert moved(method, batch()) == {name for name, _ in method.named_parameters()}
+    assert moved(method, quarters_batch()) == {name for name, _ in method.named_parameters()}
 
 
 @pytest.mark.parametrize("labelled", [3, 12, 20])
 def test_labelled_batches_of_another_size(labelled: int) -> None:
     method = ali()
-    assert all(bool(value.isfinite()) for value in method.update(batch(labelled=labelled)).values())
+    assert all(bool(value.isfinite()) for value in method.update(quarters_batch(labelled=labelled)).values())
 
 
 def test_it_learns_and_knows_new_examples_by_both_classifiers() -> None:
     method, noise = ali(learning_rate=1e-3), Noise.seeded(2)
-    (x, y), (unlabelled, _) = patterns(20, seed=0), patterns(60, seed=3)
+    (x, y), (unlabelled, _) = quarters(20, seed=0), quarters(60, seed=3)
     for _ in range(60):
         losses = method.update(Batch(unlabelled, noise, x, y))
     assert float(losses["supervised"]) < 0.05
-    new, truth = patterns(100, seed=1)
+    new, truth = quarters(100, seed=1)
     method.eval()
     with torch.no_grad():
         method.finish(Data(unlabelled, 1.0, noise, x, y))
@@ -155,7 +141,7 @@ def test_it_learns_and_knows_new_examples_by_both_classifiers() -> None:
 
 @torch.no_grad()
 def test_features_are_the_last_hidden_layers_and_the_mean_of_z() -> None:
-    method, x = ali().eval(), patterns(5, 0)[0]
+    method, x = ali().eval(), quarters(5, 0)[0]
     h = method.encoder(None, x=x)
     torch.testing.assert_close(method.features(x), torch.cat([h[n].flatten(1) for n in ("z1a", "z2a", "zμ")], 1))
     deep = ali("svhn").eval()

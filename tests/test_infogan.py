@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from baselines.infogan import InfoGAN, InfoGANConfig, category_bound, code_bound
 from models.latent import component_log_density
-from models.method import Batch, Spec
+from models.method import Spec
 from models.noise import Noise
+from tests.players import moved, stripes, weights
 
 SPEC = Spec("toy", (1, 4, 4), 3)
 ARCHS = pytest.mark.parametrize("arch", ["mlp", "conv"])
@@ -22,23 +23,6 @@ ARCHS = pytest.mark.parametrize("arch", ["mlp", "conv"])
 def infogan(seed: int = 0, spec: Spec = SPEC, **config: Any) -> InfoGAN:
     small: dict[str, Any] = {"components": 3, "codes": 1, "noise_dim": 4, "hidden": 16, "q_hidden": 8, "channels": 4}
     return InfoGAN(InfoGANConfig(**{"arch": "mlp", "init_std": 0.2} | small | config), spec, Noise.seeded(seed))
-
-
-def batch(n: int = 30, seed: int = 1) -> Batch:
-    """Images whose bright row is row i mod 3."""
-    noise = Noise.seeded(seed)
-    x = 0.1 * noise.uniform(n, 1, 4, 4)
-    x[torch.arange(n), 0, torch.arange(n) % 3] += 0.8
-    return Batch(x, noise)
-
-
-def weights(method: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in method.named_parameters()}
-
-
-def moved(method: InfoGAN, before: dict[str, Tensor]) -> set[str]:
-    """The nets with a parameter that changed."""
-    return {name.split(".")[0] for name, p in method.named_parameters() if not torch.equal(p, before[name])}
 
 
 # the bound
@@ -198,8 +182,8 @@ def test_two_steps_equal_the_original_trainer_written_out() -> None:
     method.d_adam = torch.optim.SGD(method.d_parameters, 0.2)  # type: ignore[assignment]
     method.g_adam = torch.optim.SGD(method.g_parameters, 0.1)  # type: ignore[assignment]
     noise = Noise.seeded(1)
-    noise.uniform(30, 1, 4, 4)  # as `batch` has drawn
-    data = batch()
+    noise.uniform(30, 1, 4, 4)  # as `stripes` has drawn
+    data = stripes()
     for _ in range(2):
         losses = method.update(data)
         y = noise.integers(3, 30)
@@ -266,12 +250,12 @@ def test_who_gets_a_gradient_from_what(
     if blind:
         method.d_head.weight.data.zero_()
     before = weights(method)
-    method.update(batch())
+    method.update(stripes())
     assert moved(method, before) == expected
 
 
 def test_zero_nets_cost_the_known_losses() -> None:
-    losses = infogan(init_std=0.0, d_learning_rate=0.0, g_learning_rate=0.0).update(batch(3000))
+    losses = infogan(init_std=0.0, d_learning_rate=0.0, g_learning_rate=0.0).update(stripes(3000))
     assert float(losses["d"]) == pytest.approx(2 * math.log(2), abs=1e-6)
     assert float(losses["g"]) == pytest.approx(math.log(2), abs=1e-6)
     assert float(losses["mi_y"]) == pytest.approx(0, abs=1e-6)
@@ -283,7 +267,7 @@ def test_zero_nets_cost_the_known_losses() -> None:
 
 @ARCHS
 def test_running_statistics_of_d_and_q_are_those_of_real_images_alone(arch: str) -> None:
-    method, data = infogan(arch=arch, d_learning_rate=0.0), batch()
+    method, data = infogan(arch=arch, d_learning_rate=0.0), stripes()
     reference = infogan(arch=arch)
     reference.q_head(reference.trunk(data.x))  # one pass of the real batch, in training mode
     method.update(data)
@@ -296,9 +280,9 @@ def test_running_statistics_of_d_and_q_are_those_of_real_images_alone(arch: str)
 
 
 def test_answers_use_running_statistics_and_leave_them() -> None:
-    method, x = infogan(), batch(6).x
+    method, x = infogan(), stripes(6).x
     for step in range(3):
-        method.update(batch(seed=step))
+        method.update(stripes(seed=step))
     method.eval()
     before = {name: value.clone() for name, value in method.state_dict().items()}
     logits = method.q_head(method.trunk(x))
@@ -314,9 +298,9 @@ def test_answers_use_running_statistics_and_leave_them() -> None:
 def test_categories_find_the_bright_row(arch: str) -> None:
     method = infogan(arch=arch, hidden=32, codes=0, mi_weight=0.3, d_learning_rate=5e-3, g_learning_rate=5e-3)
     for step in range(100):
-        losses = method.update(batch(60, seed=step))
+        losses = method.update(stripes(60, seed=step))
     assert float(losses["mi_y"]) > 0.8 * math.log(3)
-    predicted = method.eval().predict(batch(60, seed=999).x)
+    predicted = method.eval().predict(stripes(60, seed=999).x)
     assert len(set(predicted[:3].tolist())) == 3
     assert torch.equal(predicted, predicted[:3].repeat(20))
 
@@ -326,7 +310,7 @@ def test_same_seed_same_weights() -> None:
     for seed in (0, 0, 5):
         method = infogan(seed)
         for step in range(3):
-            method.update(batch(seed=step))
+            method.update(stripes(seed=step))
         runs.append(weights(method))
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     assert not torch.equal(runs[0]["d_head.weight"], runs[2]["d_head.weight"])

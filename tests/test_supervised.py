@@ -14,7 +14,7 @@ from baselines.supervised import Supervised
 from models.amm import AMM
 from models.method import Batch, Spec
 from models.noise import Noise
-from tests.players import adams
+from tests.players import adams, quarters
 
 SHAPES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "digits": (1, 8, 8), "plane": (2, 1, 1)}
 K = 4
@@ -138,21 +138,12 @@ def test_unlabelled_examples_do_not_matter() -> None:
     assert not same(states[0], states[2])  # the labels do
 
 
-def patterns(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Digits-sized images of K classes: one bright quarter each, in uniform noise."""
-    noise = Noise.seeded(seed)
-    y = noise.integers(K, n)
-    x = 0.5 * noise.uniform(n, 2, 4, 2, 4)
-    x[torch.arange(n), y // 2, :, y % 2] += 0.4
-    return x.reshape(n, 1, 8, 8), y
-
-
 def test_it_learns_and_knows_new_examples() -> None:
     method, noise = supervised(learning_rate=2e-3), Noise.seeded(2)
-    x, y = patterns(40, seed=0)
+    x, y = quarters(40, seed=0)
     errors = [float(method.update(Batch(x, noise, x, y))["train_error"]) for _ in range(50)]
     assert errors[0] > 0.3 and errors[-1] == 0
-    x, y = patterns(100, seed=1)
+    x, y = quarters(100, seed=1)
     method.eval()
     assert float((method.predict(x) == y).float().mean()) > 0.95
 
