@@ -8,10 +8,11 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn, Protocol
 
 from bench.errors import UserError
-from bench.files import NO_SPACE
+from bench.files import NO_SPACE, given_folder
 
 INTERRUPTED, UNREAD = 130, 141  # 128 + SIGINT, 128 + SIGPIPE
 
@@ -22,6 +23,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         hint = "" if "; " in message else f"; {self.prog} --help tells the options"  # unless it says how to mend it
         self.exit(2, f"error: {message}{hint}\n")
+
+    def add_records(self) -> None:
+        """The options of a command that shows records: yours, the reference trials, and whether they may be of mixed code."""
+        for name, help in (("runs", "your records (default: %(default)s)"), ("reference", "default: %(default)s")):
+            self.add_argument(f"--{name}", type=given_folder, default=Path("results") / name, help=help)
+        self.add_argument(
+            "--allow-mixed", action="store_true", help="also where the code or data changed between seeds"
+        )
 
 
 class Main(Protocol):

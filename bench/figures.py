@@ -22,7 +22,7 @@ import numpy as np
 from bench.cli import Parser, closed, one_line
 from bench.data import load_for
 from bench.errors import UserError
-from bench.files import given_folder, given_path, write_output
+from bench.files import given_path, write_output
 from bench.lines import ABSENT, Line, other_budget
 from bench.pictures import COLOURS, Picture, Pictures, new_figure
 from bench.plan import trials
@@ -135,13 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--row", help="a row of the suite; without it all rows are compared")
     parser.add_argument("--seed", type=int, help="of the trained trial (default: 0)")
     parser.add_argument("--budget", default="paper", help="default: %(default)s")
-    parser.add_argument(
-        "--runs", type=given_folder, default=Path("results/runs"), help="your records (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--reference", type=given_folder, default=Path("results/reference"), help="default: %(default)s"
-    )
-    parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
+    parser.add_records()
     parser.add_argument("--data-root", type=given_path, help="folder of datasets (default: AMM_DATA_ROOT, else data)")
     parser.add_argument("--out", type=given_path, default=Path("results/figures"), help="default: %(default)s")
     options = parser.parse_args(argv)

@@ -20,7 +20,7 @@ from pathlib import Path
 from bench import figures
 from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
-from bench.files import ended, given_folder, given_path, require_stem, write_output
+from bench.files import ended, given_path, require_stem, write_output
 from bench.formats import OTHERS, Parts, github, grid
 from bench.lines import ABSENT, Line, other_budget, printed
 from bench.plan import trials
@@ -221,16 +221,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--suite", action="append", help="only this one; may be given several times (default: all with records)"
     )
-    parser.add_argument(
-        "--runs", type=given_folder, default=Path("results/runs"), help="your records (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--reference", type=given_folder, default=Path("results/reference"), help="default: %(default)s"
-    )
+    parser.add_records()
     parser.add_argument(
         "--out", type=given_path, default=Path("results/report"), help="without .html (default: %(default)s)"
     )
-    parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     options = parser.parse_args(argv)
     require_stem(options.out)
     suites = [load_suite(name) for name in dict.fromkeys(options.suite or names())]

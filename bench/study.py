@@ -14,7 +14,6 @@ import math
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from tabulate import tabulate
 
 from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
-from bench.files import ended, given_folder, given_path, require_stem, write_output
+from bench.files import ended, given_path, require_stem, write_output
 from bench.lines import ABSENT
 from bench.plan import trials
 from bench.statistics import Record, lookup, summarise, welch
@@ -190,13 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m bench.study", description="Table and curves of a suite of variants.")
     parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
     parser.add_argument("--budget", default="paper", help="default: %(default)s")
-    parser.add_argument(
-        "--runs", type=given_folder, default=Path("results/runs"), help="your records (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--reference", type=given_folder, default=Path("results/reference"), help="default: %(default)s"
-    )
-    parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
+    parser.add_records()
     parser.add_argument("--out", type=given_path, required=True, help="the two files to write, without .md and .png")
     options = parser.parse_args(argv)
     require_stem(options.out)

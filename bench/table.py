@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
-from bench.files import given_folder, given_path, listed, write_output
+from bench.files import given_path, listed, write_output
 from bench.formats import Parts, comma_separated, encodable, github, latex, markdown
 from bench.lines import ABSENT, Line, label, line, other_budget, printed, results, scores, stored
 from bench.plan import trials
@@ -239,15 +239,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m bench.table", description="Print or write the table of a suite.")
     parser.add_argument("--suite", required=True, help="name of a suite, or path of its YAML file")
     parser.add_argument("--budget", default="paper", help="budget of your runs (default: %(default)s)")
-    parser.add_argument(
-        "--runs", type=given_folder, default=Path("results/runs"), help="your records (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--reference", type=given_folder, default=Path("results/reference"), help="default: %(default)s"
-    )
+    parser.add_records()
     parser.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown")
     parser.add_argument("--out", type=given_path, help="file to replace; default: standard output")
-    parser.add_argument("--allow-mixed", action="store_true", help="also where the code or data changed between seeds")
     parser.add_argument("--strict", action="store_true", help="exit 1 if a row of yours lacks results")
     options = parser.parse_args(argv)
     suite = load_suite(options.suite)
