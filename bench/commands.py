@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from bench.provenance import ROOT
 from bench.sources import data_root
 from bench.suite import Trial
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def lines(trials: Sequence[Trial], options: Namespace) -> Iterator[str]:
