@@ -301,7 +301,10 @@ def main(arguments: list[str]) -> int:
         tables = {key: value for key, value in found.items() if isinstance(value, Table)}
         if name not in tables:
             raise ValueError(f"no layer table {name!r} in models.{module}, which has {', '.join(tables) or 'none'}")
-        print(describe(tables[name], int(arguments[1]) if len(arguments) > 1 else 10))
+        k = arguments[1] if len(arguments) > 1 else "10"
+        if not k.isdecimal():
+            raise ValueError(f"K: expected a whole number, got {k!r}")
+        print(describe(tables[name], int(k)))
     except (ValueError, ImportError) as error:
         print(f"error: {error}; usage: python -m models.layers MODULE.TABLE [K], e.g. mnist.ENCODER", file=sys.stderr)
         return 2

@@ -725,6 +725,7 @@ def test_main_answers_a_bad_name_in_one_line(arguments: list[str], capsys: pytes
     assert main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    assert arguments[1:] != ["x"] or "K: expected a whole number, got 'x'; usage: " in err
 
 
 @pytest.mark.parametrize("arguments", [["mnist.Amendment"], ["mnist.ENCODER", "0"], ["mnist.ENCODER", "-3"]])
