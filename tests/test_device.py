@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from players import parameters
 from test_conformance import METHODS, _config
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,6 +21,7 @@ from bench.sources import SOURCES
 from bench.suite import load_suite
 from models.method import Batch, Data, Method, Spec
 from models.noise import Noise
+from tests.players import parameters
 
 META = torch.device("meta")
 TABLES = ("mnist_unsup", "svhn_unsup", "svhn_semi")  # the suites of the paper's tables
@@ -62,8 +62,8 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def built(optimizer: type[torch.optim.Optimizer]) -> Callable[..., None]:
         build: Callable[..., None] = optimizer.__init__
 
-        def init(self: Any, parameters: Any, lr: Any, *args: Any, fused: bool = False, **options: Any) -> None:
-            build(self, parameters, 1e-3, *args, **options)  # a rate that is a tensor would be read
+        def init(self: Any, params: Any, lr: Any, *args: Any, fused: bool = False, **options: Any) -> None:
+            build(self, params, 1e-3, *args, **options)  # a rate that is a tensor would be read
             for group in self.param_groups:
                 group["lr"] = lr
 
