@@ -12,6 +12,7 @@ import pytest
 import torch
 from test_conformance import METHODS, _config
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -83,16 +84,24 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Stays(TorchDispatchMode):
-    """Raises where a tensor of the CPU takes part, numbers as they stand in formulas apart, or Python's numbers are sent."""
+    """Raises where a tensor of the CPU takes part, numbers as they stand in formulas apart."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.lift_fresh.default and out.device == META:  # torch.tensor
-            raise AssertionError(f"numbers of the shape {tuple(out.shape)} are sent to meta")
         moves = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
         for tensor in tree_leaves((args, kwargs, out)):
             if isinstance(tensor, Tensor) and tensor.device != META and (tensor.ndim or moves):
                 raise AssertionError(f"{func} meets a tensor of shape {tuple(tensor.shape)} on {tensor.device}")
+        return out
+
+
+class Sends(TorchFunctionMode):
+    """Raises where Python's numbers are sent to the device, which no operation shows."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in (torch.tensor, torch.as_tensor) and out.device == META:
+            raise AssertionError(f"numbers of the shape {tuple(out.shape)} are sent to meta")
         return out
 
 
@@ -101,7 +110,7 @@ def assert_stays(method: Method, spec: Spec, batch: int, labelled: int, noise: N
     x = torch.empty(max(batch, 50), *spec.shape, dtype=torch.uint8, device=META)
     data = Data(x, 1 / 255, noise)
     y = noise.integers(spec.n_classes, labelled)
-    with Stays():
+    with Stays(), Sends():
         index = noise.permutation(batch)
         step = Batch(data.take(index), noise, noise.uniform(labelled, *spec.shape), y, index)
         losses = method.update(step) | method.instruments(step)
