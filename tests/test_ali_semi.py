@@ -16,7 +16,7 @@ from torch import Tensor
 from baselines.ali_semi import ALISemi, fit_svm
 from models.method import Batch, Data, Spec
 from models.noise import Noise
-from tests.players import adams, assert_gradients_of, gradients_given, quarters, quarters_batch
+from tests.players import adams, assert_gradients_of, gradients_given, quarters, quarters_batch, weights
 
 K = 4
 SHAPES = {"digits": (1, 8, 8), "svhn": (3, 32, 32)}
@@ -29,7 +29,7 @@ def ali(nets: str = "digits", seed: int = 0, **config: Any) -> ALISemi:
 
 def moved(method: ALISemi, b: Batch) -> set[str]:
     """Names of the parameters that a step changes."""
-    before = {name: p.detach().clone() for name, p in method.named_parameters()}
+    before = weights(method)
     method.update(b)
     return {name for name, p in method.named_parameters() if not torch.equal(p, before[name])}
 

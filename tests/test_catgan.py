@@ -16,7 +16,7 @@ from baselines.catgan import CatGAN, discriminator_loss, generator_loss, margina
 from baselines.losses import conditional_entropy
 from models.method import Batch, Spec
 from models.noise import Noise
-from tests.players import adams
+from tests.players import adams, stripes
 
 SPEC = Spec("toy", (1, 4, 4), 3)
 
@@ -24,14 +24,6 @@ SPEC = Spec("toy", (1, 4, 4), 3)
 def catgan(seed: int = 0, spec: Spec = SPEC, **config: Any) -> CatGAN:
     small: dict[str, Any] = {"components": 3, "hidden": 32, "z_dim": 5}
     return CatGAN(CatGAN.Config(**small | config), spec, Noise.seeded(seed))
-
-
-def batch(n: int = 30, seed: int = 1) -> Batch:
-    """Images whose bright row is row i mod 3."""
-    noise = Noise.seeded(seed)
-    x = 0.1 * noise.uniform(n, 1, 4, 4)
-    x[torch.arange(n), 0, torch.arange(n) % 3] += 0.8
-    return Batch(x, noise)
 
 
 def binary(p: float) -> float:
@@ -146,7 +138,7 @@ def test_one_step_is_eq_7_by_hand() -> None:
     """Both players' losses and all weights after a step, in double precision and without noise on D."""
     settings = {"noise": 0.0, "weight_decay": 0.1, "d_learning_rate": 0.01, "g_learning_rate": 0.003}
     method = catgan(**settings).double()
-    hand, data = copy.deepcopy(method), batch()
+    hand, data = copy.deepcopy(method), stripes()
     z = Noise.seeded(8).uniform(30, 5).double()
 
     class Fixed(Noise):
@@ -183,7 +175,7 @@ def test_each_optimiser_moves_its_own_player(still: str, moving: str) -> None:
     method = catgan(weight_decay=0.0)
     method.optimizers()[still].param_groups[0]["lr"] = 0.0
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
-    method.update(batch())
+    method.update(stripes())
     moved = {name for name, p in method.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name in before if name.startswith(moving)}
 
@@ -245,9 +237,9 @@ def test_categories_find_the_bright_row(seed: int, k: int) -> None:
     """Not from every start: with K = 3, one in four of those tried puts two rows in one category (the known pitfall)."""
     method = catgan(seed, components=k, d_learning_rate=2e-3, g_learning_rate=2e-3)
     for step in range(200):
-        losses = method.update(batch(60, seed=step))
+        losses = method.update(stripes(60, seed=step))
     assert all(math.isfinite(float(value)) for value in losses.values())
     assert float(losses["marginal"]) == pytest.approx(math.log(k), abs=0.05)
-    predicted = method.eval().predict(batch(60, seed=999).x).view(20, 3)  # a column a row of the images
+    predicted = method.eval().predict(stripes(60, seed=999).x).view(20, 3)  # a column a row of the images
     rows = [set(column.tolist()) for column in predicted.T]
     assert sum(len(row) for row in rows) == len(set().union(*rows))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from baselines.gmvae import GMVAE, conditional_prior, gaussian_kl, log_posterior, z_prior
 from models.method import Batch, Spec
 from models.noise import Noise
-from tests.players import adams, assert_gradients_of, gradients_given
+from tests.players import adams, assert_gradients_of, gradients_given, stripes
 
 SPEC = Spec("toy", (1, 4, 4), 3)
 TINY = Spec("tiny", (1, 1, 3), 2)
@@ -25,14 +25,6 @@ TINY = Spec("tiny", (1, 1, 3), 2)
 def gmvae(seed: int = 0, spec: Spec = SPEC, **config: Any) -> GMVAE:
     small: dict[str, Any] = {"components": 3, "hidden": 32, "h_dim": 2, "w_dim": 2}
     return GMVAE(GMVAE.Config(**small | config), spec, Noise.seeded(seed))
-
-
-def batch(n: int = 30, seed: int = 1) -> Batch:
-    """Images whose bright row is row i mod 3."""
-    noise = Noise.seeded(seed)
-    x = 0.1 * noise.uniform(n, 1, 4, 4)
-    x[torch.arange(n), 0, torch.arange(n) % 3] += 0.8
-    return Batch(x, noise)
 
 
 def normal(*shape: int) -> Tensor:
@@ -179,7 +171,7 @@ def test_it_is_a_lower_bound_of_the_evidence(gain: float) -> None:
 @torch.no_grad()
 def test_samples_belong_to_their_own_examples() -> None:
     """Where q is all but a point, any number of samples gives each example what it gets alone."""
-    method, x = gmvae(init_gain=2.0).eval(), batch(5).x
+    method, x = gmvae(init_gain=2.0).eval(), stripes(5).x
     encode = method.encode
     sure = [t if i % 2 == 0 else torch.full_like(t, -40.0) for i, t in enumerate(encode(x))]
     method.encode = lambda x: tuple(t[: len(x)] for t in sure)  # type: ignore[method-assign]
@@ -226,7 +218,7 @@ def test_the_conv_nets_are_those_of_the_published_code() -> None:
 
 
 def test_a_step_is_given_the_gradient_of_the_sum_of_the_four_terms(monkeypatch: pytest.MonkeyPatch) -> None:
-    method, x = gmvae(free_bits=0.0), batch().x
+    method, x = gmvae(free_bits=0.0), stripes().x
     given = gradients_given(monkeypatch, method)
     method.update(Batch(x, Noise.seeded(5)))
     terms = method.terms(x, Noise.seeded(5))
@@ -247,12 +239,12 @@ def test_below_the_floor_the_z_prior_moves_nothing() -> None:
         method = gmvae(free_bits=floor)
         method.adam = torch.optim.SGD(method.parameters(), 1.0)  # type: ignore[assignment]
         before = method.prior[-1].weight.detach().clone()  # type: ignore[index, union-attr]
-        losses = method.update(Batch(batch().x, Noise.seeded(5)))
+        losses = method.update(Batch(stripes().x, Noise.seeded(5)))
         steps[floor] = method.prior[-1].weight.detach() - before  # type: ignore[index, union-attr]
     assert float(losses["z"]) == pytest.approx(math.log(3) + 1e-3)
     method = gmvae()
     weight = method.prior[-1].weight  # type: ignore[index, union-attr]
-    terms = method.terms(batch().x, Noise.seeded(5))
+    terms = method.terms(stripes().x, Noise.seeded(5))
     del terms["z"]
     (rest,) = torch.autograd.grad(sum(terms.values()).mean(), weight)  # type: ignore[union-attr, arg-type]
     torch.testing.assert_close(steps[math.log(3) + 1e-3], -rest)
@@ -263,7 +255,7 @@ def test_below_the_floor_the_z_prior_moves_nothing() -> None:
 def test_categories_find_the_bright_row() -> None:
     method = gmvae(learning_rate=5e-3, free_bits=0.9)
     for step in range(300):
-        method.update(batch(60, seed=step))
-    predicted = method.eval().predict(batch(60, seed=999).x)
+        method.update(stripes(60, seed=step))
+    predicted = method.eval().predict(stripes(60, seed=999).x)
     assert len(set(predicted[:3].tolist())) == 3
     assert torch.equal(predicted, predicted[:3].repeat(20))

@@ -15,7 +15,7 @@ from baselines.pretraining import fit_mixture
 from baselines.vade import VaDE, category_term, code_term
 from models.method import Batch, Data, Spec
 from models.noise import Noise
-from tests.players import adams, assert_gradients_of, gradients_given
+from tests.players import adams, assert_gradients_of, gradients_given, stripes
 
 SPEC = Spec("toy", (1, 4, 4), 3)
 
@@ -35,10 +35,8 @@ def mixed(seed: int = 0, **config: Any) -> VaDE:
 
 def rows(n: int = 60, seed: int = 1) -> Data:
     """Images whose bright row is row i mod 3."""
-    noise = Noise.seeded(seed)
-    x = 0.1 * noise.uniform(n, 1, 4, 4)
-    x[torch.arange(n), 0, torch.arange(n) % 3] += 0.8
-    return Data(x, 1.0, noise)
+    images = stripes(n, seed)
+    return Data(images.x, 1.0, images.noise)
 
 
 def normal(mean: Tensor, log_variance: Tensor) -> Any:
