@@ -214,18 +214,33 @@ def other_budget(suite: Suite, budget: str, of: str) -> str:
 def scores(suite: Suite, found: Line) -> dict[str, str]:
     done = [record for record in found.records[found.source] if record["status"] == "done"]
     budget = found.budgets[found.source]
+    split, _, score = found.metric.partition(".")
+    selected, best = ([_best(record, by, score) for record in done] for by in ("validation", "test"))
     return {
         "run": found.source + ("" if suite.budgets[budget].comparable else f" ({budget})"),
         "n": str(len(done)),
-        **{title: _mean(done, "last", metric, digits) for metric, title, digits in SCORES[suite.task]},
-        "at selected step": _mean(done, "selected", found.metric, 2),
-        "selected step": _mean(done, "selected", "step", 0),
-        "best on test (not comparable)": _mean(done, "best_on_test", found.metric, 2),
+        **{title: _mean(_last(done, metric), digits) for metric, title, digits in SCORES[suite.task]},
+        "at selected step": _mean([point.get(split, {}).get(score) for point in selected], 2),
+        "selected step": _mean([point.get("step") for point in selected], 0),
+        "best on test (not comparable)": _mean([point.get(split, {}).get(score) for point in best], 2),
     }
 
 
-def _mean(records: Sequence[Record], at: str, metric: str, digits: int) -> str:
-    """Mean ± std over all records; absent unless every one has the score."""
-    values = [lookup(record, at, metric) for record in records]
+def _last(records: Sequence[Record], metric: str) -> list[float | None]:
+    return [lookup(record, "last", metric) for record in records]
+
+
+def _best(record: Record, split: str, score: str) -> Mapping[str, Any]:
+    """The scoring of a trial's curve that is best by `score` on `split`; empty if none has it.
+
+    A record's own choice is by one score for all rows of a task; a row that is compared by another one is chosen by that.
+    """
+    sign = -1 if score.endswith(HIGHER_IS_BETTER) else 1
+    scored = [point for point in record["result"].get("curve", []) if point.get(split, {}).get(score) is not None]
+    return min(scored, key=lambda point: sign * point[split][score], default={})
+
+
+def _mean(values: Sequence[float | None], digits: int) -> str:
+    """Mean ± std; absent unless every record has the score."""
     known = [value for value in values if value is not None]
     return summarise(known).text(digits) if known and len(known) == len(values) else ABSENT

@@ -59,10 +59,13 @@ def make(row: str, seed: int, error: float = 3.0, budget: str = "paper", status:
     """A record as bench.record stores it."""
     score = {"majority": error, "hungarian": error + 1, "validation_mapping": error + 0.1}
     at: dict[str, Any] = {"step": 5000, "test": {**score, "nmi": 0.9 - error / 100, "ari": 0.8, "live": 10}}
+    validated = {"majority": error, "hungarian": error}
+    selected = {**at, "step": 4000 + 100 * seed, "validation": validated}
+    best = {"step": 3000, "validation": {"majority": error + 1, "hungarian": error + 1}}
+    best["test"] = {**at["test"], "majority": error - 0.5, "hungarian": error}
     result = {
         "last": at,
-        "selected": {**at, "step": 4000 + 100 * seed},
-        "best_on_test": {**at, "test": {**at["test"], "majority": error - 0.5, "hungarian": error}},
+        "curve": [best, selected, {**at, "validation": validated}],
         "weights_sha256": f"{row}-{budget}-{seed}",
     }
     return {
@@ -177,10 +180,27 @@ def test_the_reference_of_the_same_budget_comes_first() -> None:
 def test_classification_has_its_own_second_table() -> None:
     record = make("kmeans", 0)
     record["result"]["last"] = {"step": 1, "test": {"error": 12.5}}
-    record["result"]["selected"] = record["result"]["best_on_test"] = None
+    del record["result"]["curve"]
     suite = replace(SUITE, task="classification", metric="test.error", rows=SUITE.rows[3:4], seeds=(0,))
     text = render(suite, "paper", [], [record], "markdown")
     assert "12.50 (1)" in text and "| error %" in text and "NMI" not in text
+
+
+def test_steps_are_chosen_by_the_score_that_compares_the_row() -> None:
+    """IMSAT is compared one-to-one: its least many-to-one error says nothing of when that was least."""
+    record = make("vade", 0)
+    scores = [(1, 8.0, 12.0), (2, 6.0, 20.0), (3, 7.0, 15.0)]
+    points = [
+        {"step": step, **{split: {"majority": m, "hungarian": h} for split in ("validation", "test")}}
+        for step, m, h in scores
+    ]
+    record["result"]["curve"] = points
+    for metric, *expected in (("test.majority", "6.00", "2", "6.00"), ("test.hungarian", "12.00", "1", "12.00")):
+        published = replace(SUITE.rows[2].published, metric=metric)
+        suite = replace(SUITE, rows=(replace(SUITE.rows[2], published=published),))
+        heading, row = _second_table(render(suite, "paper", [], [record], "markdown"))
+        at = heading.index("at selected step")
+        assert row[at : at + 3] == expected
 
 
 def _with_bayes(record: dict, **scores: float) -> dict:
@@ -219,7 +239,7 @@ def test_the_classifier_of_eq_19_has_a_column_if_any_row_has_it(task: str, name:
     first, second = make("amm_k10", 0), make("kmeans", 0)
     for record in (first, second):
         at = {"step": 1, "test": {"error": 12.5, "majority": 12.5}}
-        record["result"] = {"last": at, "selected": at, "best_on_test": at}
+        record["result"] = {"last": at}
     assert heading not in render(suite, "paper", [], [first, second], fmt)
     text = render(suite, "paper", [], [_with_bayes(first, **{f"bayes_{name}": 7.25}), second], fmt)
     assert heading in text
@@ -239,13 +259,11 @@ def _second_table(text: str) -> list[list[str]]:
 def test_columns_of_the_second_table_that_say_nothing_disappear() -> None:
     first, second = make("amm_k10", 0), make("aae", 0)
     for record in (first, second):
-        for at in record["result"].values():
-            if isinstance(at, dict):
-                at["test"]["hungarian"] = None
-        del record["result"]["best_on_test"]
+        for at in (record["result"]["last"], *record["result"]["curve"]):
+            at["test"]["hungarian"] = at["test"]["validation_mapping"] = None
     del second["result"]["last"]["test"]["ari"]
     heading, *rows = _second_table(render(SUITE, "paper", [], [first, second], "markdown"))
-    assert not {"one-to-one %", "best on test (not comparable)", "Eq. 19 majority %"} & set(heading)
+    assert not {"one-to-one %", "validation-mapped %", "Eq. 19 majority %"} & set(heading)
     assert [row[heading.index("ARI")] for row in rows] == ["0.800", "–"]  # one row is enough to stay
     assert len(rows) == 2
     assert {"majority %", "live clusters", "at selected step"} <= set(heading)
