@@ -301,69 +301,29 @@ def test_every_method_stands_in_a_shipped_suite() -> None:
     assert set(METHODS) - used == set()
 
 
-NEW = '''"""Nearest of the first examples: a file that a newcomer might write."""
-
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-
-from models.method import Data, Method, Spec
-from models.noise import Noise
-
-
-@dataclass(frozen=True)
-class FirstConfig:
-    """Knobs of First, of which there is one."""
-
-    components: int = 10
-
-
-class First(Method):
-    """Every cluster is one of the first training examples."""
-
-    Config = FirstConfig
-    iterative = False
-    centres: Tensor
-
-    def __init__(self, config: FirstConfig, spec: Spec, noise: Noise) -> None:
-        super().__init__(config, spec, noise)
-        self.register_buffer("centres", noise.normal(config.components, torch.Size(spec.shape).numel()))
-
-    def finish(self, data: Data) -> None:
-        chosen = data.noise.integers(len(data), len(self.centres))
-        self.centres.copy_(data.take(chosen).flatten(1))
-
-    def predict(self, x: Tensor) -> Tensor:
-        return torch.cdist(x.flatten(1), self.centres).argmin(1)
-'''
-ROW = """
-  - row: first
-    label: First
-    method: baselines.first_for_tests:First
-    config: {components: 6}
-"""
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "add-a-method.md").read_text(encoding="utf-8")
+NEW, ROW = (re.findall(rf"```{language}\n(.+?)```", PAGE, re.S)[0] for language in ("python", "yaml"))
 
 
 @pytest.fixture
 def newcomer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """One new file in a folder that counts as baselines/."""
+    """The file that docs/add-a-method.md shows, in a folder that counts as baselines/."""
     folder = tmp_path / "baselines"
     folder.mkdir()
-    (folder / "first_for_tests.py").write_text(NEW, encoding="utf-8")
+    (folder / "mine.py").write_text(NEW, encoding="utf-8")
     monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(folder)])
     importlib.invalidate_caches()
-    yield "baselines.first_for_tests:First"
-    sys.modules.pop("baselines.first_for_tests", None)
-    vars(baselines).pop("first_for_tests", None)
+    yield "baselines.mine:Mine"
+    sys.modules.pop("baselines.mine", None)
+    vars(baselines).pop("mine", None)
 
 
 def test_a_new_file_is_found_and_one_row_plans_it(newcomer: str, write_suite: Any, tmp_path: Path) -> None:
     assert newcomer not in METHODS and newcomer in found()
     path = write_suite("kmeans")
-    path.write_text(path.read_text(encoding="utf-8") + ROW.lstrip("\n"), encoding="utf-8")
-    (trial,) = trials(load_suite(path), "quick", ["first"])
-    assert (trial.method, trial.config) == (newcomer, {"components": 6})
+    path.write_text(path.read_text(encoding="utf-8") + ROW, encoding="utf-8")
+    (trial,) = trials(load_suite(path), "quick", ["mine"])
+    assert (trial.method, trial.config) == (newcomer, {"components": 10, "learning_rate": 0.01})
     run = Run(trial, torch.device("cpu"))
     assert run.advance(lambda: False, lambda *_: None, lambda _: None)
     result = run.result()
@@ -379,6 +339,7 @@ def test_a_new_file_is_found_and_one_row_plans_it(newcomer: str, write_suite: An
         test_answers_are_ids_that_depend_on_the_example_alone,
         test_finish_replaces_what_it_did_before,
         test_the_noise_alone_decides_the_weights,
+        test_every_trained_tensor_is_in_some_optimizer,
     ],
 )
 def test_a_new_method_passes_the_same_checks(newcomer: str, check: Any) -> None:
@@ -386,12 +347,9 @@ def test_a_new_method_passes_the_same_checks(newcomer: str, check: Any) -> None:
 
 
 def test_a_method_that_reads_a_loss_is_caught(newcomer: str, tmp_path: Path) -> None:
-    file = tmp_path / "baselines" / "first_for_tests.py"
-    step = """    def update(self, batch) -> dict[str, Tensor]:
-        loss = batch.x.mean()
-        return {"loss": torch.tensor(float(loss))}
-"""
-    text = NEW.replace("    iterative = False\n", "") + "\n" + step
-    file.write_text(text, encoding="utf-8")
+    file = tmp_path / "baselines" / "mine.py"
+    detached = '"marginal": marginal.detach()'
+    assert detached in NEW
+    file.write_text(NEW.replace(detached, '"marginal": torch.tensor(float(marginal.detach()))'), encoding="utf-8")
     with pytest.raises(AssertionError, match="synchronises"):
         test_a_step_returns_detached_finite_scalars_and_reads_no_value(newcomer)

@@ -17,7 +17,8 @@ from bench.official import Stored
 from bench.sources import SOURCES
 from models.noise import Noise
 
-SMALL = [name for name in SOURCES if name not in ("mnist", "mnist14", "svhn")]  # which need no files
+FROM_FILES = ("mnist", "mnist14", "svhn")
+SMALL = [name for name in SOURCES if name not in FROM_FILES]
 FIXED = ["ali", "train", "extra"]
 N, HELD_OUT = 150, 50  # of the house numbers below
 
@@ -99,7 +100,7 @@ def test_sets_are_what_their_source_says(name: str) -> None:
     lengths = {source.n_train: found.train.x, source.n_test: found.x_test, 0: found.x_validation}
     assert all(x.shape == (n, *source.shape) for n, x in lengths.items())
     assert found.y_test.dtype == torch.int64 and set(found.y_test.tolist()) == set(range(source.n_classes))
-    assert found.train.x.dtype == (torch.float32 if name == "plane" else torch.uint8) == found.x_test.dtype
+    assert found.train.x.dtype == (torch.float32 if source.scale == 1 else torch.uint8) == found.x_test.dtype
     assert (found.spec.data, found.spec.shape, found.spec.n_classes) == (name, source.shape, source.n_classes)
     assert found.scale == found.train.scale == source.scale
     assert found.train.x_labelled is None and found.train.y_labelled is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import convolution, digits, layers, mnist, mnist14, plane, svhn
+import models
+from models import convolution, digits, layers, mnist, plane, svhn
 from models.layers import Layer, Net, describe, main
 from models.noise import Noise
 from models.tables import Amendment, Row, Table, TableError, amend
@@ -24,7 +27,7 @@ X = "x - 2 - - - - -"
 MNIST = {name: getattr(mnist, name) for name in ("ENCODER", "PRIOR", "DECODER", "DISCRIMINATOR")}
 ALL = {
     f"{module.__name__}.{name}": table
-    for module in (mnist, mnist14, digits, plane, svhn)
+    for module in (importlib.import_module(item.name) for item in pkgutil.iter_modules(models.__path__, "models."))
     for name, table in vars(module).items()
     if isinstance(table, Table)
 }
