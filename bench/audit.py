@@ -17,7 +17,7 @@ import numpy as np
 from bench import metrics, provenance
 from bench.errors import UserError
 from bench.plan import trials
-from bench.record import is_of, record_path
+from bench.record import is_of, place, record_path
 from bench.sources import SOURCES
 from bench.statistics import Record
 from bench.suite import Trial, load_suite
@@ -42,8 +42,8 @@ def doubts(root: Path, records: Mapping[Path, Record]) -> Iterator[str]:
 def about_record(root: Path, path: Path, record: Record) -> Iterator[str]:
     """What a record contradicts by itself."""
     trial = Trial.from_json(record["trial"])
-    if record_path(root, trial) != path:
-        yield f"holds the trial of {record_path(root, trial).relative_to(root)}"
+    if root / place(record) != path:
+        yield f"holds the trial of {place(record)}"
     try:
         yield from _about_origin(record, trial)
         if record["result"] is not None:

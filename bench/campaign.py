@@ -29,7 +29,7 @@ from bench.errors import UserError
 from bench.files import given_folder, given_path
 from bench.lines import results
 from bench.methods import declared
-from bench.pack import merge, packed
+from bench.pack import laid_out, merge, packed
 from bench.plan import trials
 from bench.progress import duration
 from bench.seeds import spans
@@ -180,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if own.plan:
         print(page(found, roots), end="")
         return 0
+    if not options.dry_run:
+        laid_out(own.out)
     code = run.execute(run.unfinished(found, *roots), options)
     if own.out != own.home and not options.dry_run:
         print("\n".join(str(path) for path in packed(own.out)))

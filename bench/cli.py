@@ -55,9 +55,9 @@ def one_line(main: Main) -> Main:
 
 def closed(main: Callable[[], int]) -> int:
     """The exit code of a command: its own, or that of Ctrl-C, of a reader that left (`| head`), of a full standard output."""
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the shell, as by >&-
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")  # a path may be no text: its own bytes
     try:
@@ -68,6 +68,10 @@ def closed(main: Callable[[], int]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         code = UNREAD
+    except UnicodeEncodeError as error:
+        text = ascii(error.object[error.start : error.end])
+        print(f"error: {error.encoding} cannot write {text} of the output; set PYTHONIOENCODING=utf-8", file=sys.stderr)
+        code = 2
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise

@@ -19,7 +19,7 @@ def lines(trials: Sequence[Trial], options: Namespace) -> Iterator[str]:
 
     The number of threads is fixed, because on a CPU it decides the order in which numbers are added.
     """
-    suite = str(Path(options.suite).resolve()) if options.suite.endswith(".yaml") else options.suite
+    suite = str(Path(options.suite).absolute()) if options.suite.endswith(".yaml") else options.suite
     fixed = ["--budget", options.budget, "--device", options.device, "--out", str(options.out.resolve())]
     fixed += ["--workers", "1", "--threads", str(options.threads or 1), "--engine", options.engine]
     fixed += ["--checkpoint-every", str(options.checkpoint_every)]

@@ -17,8 +17,7 @@ from typing import Any
 from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import below, given_folder, given_path, write_output
-from bench.record import read, record_path
-from bench.suite import Trial
+from bench.record import place, read
 
 DROPPED = (
     "result.curve",
@@ -40,9 +39,8 @@ def records(roots: Sequence[Path]) -> str:
     for path in sorted(files.values()):
         try:
             found = read(path)
-            place = record_path(Path(), Trial.from_json(found["trial"]))
-            if path.parts[-4:] != place.parts:
-                raise UserError(f"{path}: holds the trial of {place}; left out")
+            if path.parts[-4:] != place(found).parts:
+                raise UserError(f"{path}: holds the trial of {place(found)}; left out")
             rows.append({"path": path.as_posix(), **found})
         except UserError as error:
             print(f"warning: {error}", file=sys.stderr)

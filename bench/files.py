@@ -31,7 +31,7 @@ def given_path(text: str) -> Path:
 def given_folder(text: str) -> Path:
     """A folder to read from, for argparse: one that is not there would pass for one without records. Defaults are not asked."""
     path = given_path(text)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # pathlib's raises where it may not look
         raise ArgumentTypeError(f"no such folder: {text}; name one with records, such as the --out of bench.run")
     return path
 
@@ -49,9 +49,17 @@ def listed(folder: Path, pattern: str = "*") -> list[Path]:
 
 
 def below(root: Path, pattern: str) -> list[Path]:
-    """Files below `root`, however deep, by a name like `pattern`, sorted; errors as for `listed`."""
-    walk = os.walk(root, onerror=_refuse_unread)
-    return sorted(Path(folder, name) for folder, _, names in walk for name in names if fnmatch(name, pattern))
+    """Files below `root`, however deep, by a name like `pattern`, sorted; errors as for `listed`.
+
+    Links to folders are followed, each folder once.
+    """
+    found, seen = [], {os.path.realpath(root)}
+    for folder, folders, names in os.walk(root, onerror=_refuse_unread, followlinks=True):
+        real = {os.path.realpath(Path(folder, name)): name for name in sorted(folders, reverse=True)}
+        folders[:] = [name for place, name in real.items() if place not in seen]
+        seen |= real.keys()
+        found += [Path(folder, name) for name in names if fnmatch(name, pattern)]
+    return sorted(found)
 
 
 def _refuse_unread(error: OSError) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from bench.errors import UserError
 from bench.files import listed
 from bench.plan import trials
-from bench.record import FINAL, digest_today, read
+from bench.record import FINAL, digest_today, place, read
 from bench.statistics import TESTED, Cell, Record, Verdict, cell, lookup, summarise, verdict
 from bench.suite import Published, Row, Suite
 
@@ -40,29 +40,24 @@ SCORES = {  # of the second table: metric, heading, digits
 
 
 def stored(root: Path, suite: Suite, budget: str, any_seed: bool) -> tuple[list[Record], list[str]]:
-    """The records of `suite` below `root` that are trials as planned today, and remarks on those that are not.
-
-    UserError for two records of the same trial.
-    """
+    """The records of `suite` below `root` that are trials as planned today, and remarks on those that are not."""
     found, remarks = [], []
     for path in [path for row in listed(root / suite.suite / budget) for path in listed(row, "seed*.json")]:
         try:
-            found.append((path, read(path)))
+            record = read(path)
+            if path != root / place(record):
+                raise UserError(f"{path}: holds the trial of {place(record)}; left out")
+            found.append(record)
         except UserError as error:
             print(f"warning: {error}", file=sys.stderr)
-            remarks.append(f"Left out, unreadable: {path.relative_to(root).as_posix()}.")
-    seeds = sorted({record["trial"]["seed"] for _, record in found}) if any_seed else None
+            remarks.append(f"Left out, unreadable or not in its place: {path.relative_to(root).as_posix()}.")
+    seeds = sorted({record["trial"]["seed"] for record in found}) if any_seed else None
     digests = {trial.digest for trial in trials(suite, budget, seeds=seeds)} if found else set()
-    kept = [(path, one) for path, one in found if one["digest"] in digests or digest_today(one) in digests]
-    places: dict[tuple[str, int], Path] = {}
-    for path, record in kept:
-        other = places.setdefault((record["trial"]["row"], record["trial"]["seed"]), path)
-        if other != path:
-            raise UserError(f"{path}: is of the same trial as {other}; delete one of the two")
+    kept = [one for one in found if one["digest"] in digests or digest_today(one) in digests]
     stale = len(found) - len(kept)
     kind = "configuration" if any_seed else "configuration or seed"
     remarks += [f"Left out: {stale} stored under {budget}, of another {kind} than planned now."] if stale else []
-    return [record for _, record in kept], remarks
+    return kept, remarks
 
 
 def results(suite: Suite, budget: str, roots: Iterable[Path]) -> list[Record]:

@@ -171,6 +171,8 @@ def _lives(path: Path, stop: Callable[[], bool]) -> Generator[None, None, bool]:
                     return True
     except FileNotFoundError:
         pass
+    except PermissionError:  # another user's, which cannot be asked
+        return True
     return False
 
 

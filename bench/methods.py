@@ -11,9 +11,10 @@ import importlib
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,9 @@ def _read(module: str, name: str) -> Declared | None:
         values: dict[str, Any] = {}
         for place, cls in _lineage(module, name):
             found = _definitions(cls.body)
-            values |= {key: _evaluated(place, found[key]) for key in _NEEDED if key in found and key not in values}
+            if "__init_subclass__" in found and place != "models.method":
+                raise LookupError(name)  # it may set what it likes
+            values |= {key: _evaluated(place, found, key) for key in _NEEDED if key in found and key not in values}
         described = Declared(name, **values)
         return described if is_dataclass(described.Config) else None
     except (Exception, SystemExit):  # whatever the statements do
@@ -112,10 +115,11 @@ def _lineage(module: str, name: str) -> Iterator[tuple[str, ast.ClassDef]]:
         name = ast.unparse(base)
 
 
-def _evaluated(module: str, statement: ast.stmt) -> Any:
-    """The value that an assignment of a class's body gives: a literal, or what a name stands for."""
+def _evaluated(module: str, body: Mapping[str, ast.stmt], key: str) -> Any:
+    """The value that an assignment of a class's body gives: a literal, or what a name of the module stands for."""
+    statement = body[key]
     value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
-    if isinstance(value, ast.Name):
+    if isinstance(value, ast.Name) and value.id not in body:
         return _value(module, value.id)
     return ast.literal_eval(value)  # type: ignore[arg-type]  # None is refused there
 
@@ -127,10 +131,28 @@ def _value(module: str, name: str) -> Any:
     if isinstance(statement, ast.ImportFrom | ast.Import):
         return _imported(statement, name)
     known = _top(module)
-    needed = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)} & known.keys() - {name}
-    space = {"__name__": module, **{each: _value(module, each) for each in sorted(needed)}}
+    needed = sorted(_names(statement) & known.keys() - {name}, key=lambda each: known[each].lineno)
+    space = {"__name__": module, "__file__": str(_file(module)), **{each: _value(module, each) for each in needed}}
     exec(compile(ast.Module([statement], []), module, "exec", dont_inherit=True), space)
     return space[name]
+
+
+def _names(node: ast.AST, type_: bool = False) -> set[str]:
+    """The names that a statement reads; of a type also those in texts, as "Mode" in tuple["Mode", ...]."""
+    if isinstance(node, ast.Name):
+        return {node.id}
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and type_:
+        return _names(ast.parse(node.value, mode="eval"), type_)
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Literal"):  # whose texts are values
+        return _names(node.value)
+    parts = ((name, part) for name, part in ast.iter_fields(node))
+    inner = ((name, part) for name, found in parts for part in (found if isinstance(found, list) else [found]))
+    return {
+        name
+        for field, part in inner
+        if isinstance(part, ast.AST)
+        for name in _names(part, type_ or field in ("annotation", "returns"))
+    }
 
 
 def _statement(module: str, name: str) -> tuple[str, str, ast.stmt]:
@@ -158,8 +180,23 @@ def _imported(statement: ast.ImportFrom | ast.Import, name: str) -> Any:
 @cache
 def _top(module: str) -> dict[str, ast.stmt]:
     """The statements at the top of a module's file, by the names that they define."""
-    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-    return _definitions(ast.parse(path.read_bytes()).body)
+    found = _definitions(ast.parse(_file(module).read_bytes()).body)
+    for statement in found.values():
+        made = statement.decorator_list if isinstance(statement, ast.ClassDef | ast.FunctionDef) else []
+        if any(_is_ours(found.get(name)) for each in made for name in _names(each)):
+            raise LookupError(f"line {statement.lineno}")  # such a decorator may enter things into a register
+    return found
+
+
+def _is_ours(statement: ast.stmt | None) -> bool:
+    """Whether a name's statement defines it here, or imports it from our own packages."""
+    if isinstance(statement, ast.ImportFrom | ast.Import):
+        return "models" in (text := ast.unparse(statement)) or "baselines" in text
+    return statement is not None
+
+
+def _file(module: str) -> Path:
+    return ROOT.joinpath(*module.split(".")).with_suffix(".py")
 
 
 def _definitions(body: list[ast.stmt]) -> dict[str, ast.stmt]:

@@ -16,11 +16,11 @@ from typing import NamedTuple
 from bench import checkpoint
 from bench.errors import UserError, unread
 from bench.files import below, listed, write_output
-from bench.record import FINAL, digest_today, parse, read, record_path, sources, store
+from bench.record import FINAL, digest_today, parse, place, read, sources, store
 from bench.statistics import Record
-from bench.suite import Trial
 
 PART = 15 * 2**20  # bytes of a packed file
+PARTS = "campaign.tar.[0-9][0-9][0-9]"
 MANIFEST = "manifest.json"  # the last member of a pack
 CARRIED = (".json", ".checkpoint", ".weights")  # not locks and logs
 
@@ -35,15 +35,22 @@ def packed(out: Path) -> list[Path]:
             _add(tar, name, data)
         _add(tar, MANIFEST, _manifest(sums))
     content = file.getvalue()
-    for old in listed(out, "campaign.tar.*"):
-        try:
-            old.unlink()
-        except OSError as error:
-            raise UserError(f"{old}: cannot be replaced ({error.strerror}); move it away") from None
     parts = [out / f"campaign.tar.{start // PART:03d}" for start in range(0, len(content), PART)]
     for number, path in enumerate(parts):
         write_output(path, content[number * PART : (number + 1) * PART])
+    for old in set(listed(out, PARTS)) - set(parts):
+        try:
+            old.unlink()
+        except OSError as error:
+            raise UserError(
+                f"{old}: is of the pack before and cannot be removed ({error.strerror}); remove it"
+            ) from None
     return parts
+
+
+def laid_out(out: Path) -> list[str]:
+    """Lays the trials of a pack in `out` beside it, so that a campaign goes on from them; as `merge`, which see."""
+    return merge(out, out, allow_mixed=True) if _parts(out) else []
 
 
 def unpacked(folder: Path) -> dict[str, bytes]:
@@ -130,7 +137,7 @@ def _manifest(sums: Mapping[str, str]) -> bytes:
 
 def _parts(folder: Path) -> list[Path]:
     """The parts of the pack in `folder`, in their order; UserError for one that is missing or has not its size."""
-    numbers = sorted(int(path.suffix[1:]) for path in listed(folder, "campaign.tar.*") if path.suffix[1:].isdecimal())
+    numbers = sorted(int(path.suffix[1:]) for path in listed(folder, PARTS))
     parts = [folder / f"campaign.tar.{number:03d}" for number in range(len(numbers))]
     for part, number in zip(parts, numbers, strict=True):
         if part.suffix != f".{number:03d}":
@@ -164,12 +171,12 @@ def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
         _require_ours(name)
     records = {name: _examined(name, data) for name, data in content.items() if name.endswith(".json")}
     final = {name: record for name, record in records.items() if record["status"] in FINAL}
-    for name, record in final.items():
-        _require_no_other(home / name, record, content[name])
-    if not allow_mixed:
-        _require_same_code(home, final)
     trials = _by_trial(content).items()
     try:
+        for name, record in final.items():
+            _require_no_other(home / name, record, content[name])
+        if not allow_mixed:
+            _require_same_code(home, final)
         looked = [_looked_at(home, stem, files, records.get(f"{stem}.json")) for stem, files in trials]
         return [line for coming, lines in looked for line in [*lines, *_brought(home, coming)]]
     except OSError as error:
@@ -220,9 +227,8 @@ def _brought(home: Path, coming: Sequence[Coming]) -> list[str]:
 def _examined(name: str, data: bytes) -> Record:
     """A packed record, which must lie where it belongs."""
     record = parse(data, name)
-    place = record_path(Path(), Trial.from_json(record["trial"])).as_posix()
-    if place != name:
-        raise UserError(f"{name}: holds the trial of {place}; put it where it belongs")
+    if place(record).as_posix() != name:
+        raise UserError(f"{name}: holds the trial of {place(record)}; put it where it belongs")
     return record
 
 
@@ -239,13 +245,20 @@ def _require_same_code(home: Path, final: Mapping[str, Record]) -> None:
     for row in sorted({str(Path(name).parent) for name in final}):
         there = {f"{row}/{path.name}": read(path) for path in listed(home / row, "seed*.json")}
         come = {name: record for name, record in final.items() if str(Path(name).parent) == row}
-        after = {name: record for name, record in {**there, **come}.items() if record["status"] in FINAL}
+        alike = set(map(_configuration, come.values()))
+        found = {name: record for name, record in {**there, **come}.items() if record["status"] in FINAL}
+        after = {name: record for name, record in found.items() if _configuration(record) in alike}
         first = min(after)
         for name, record in after.items():
             if sources(record) != sources(after[first]):
                 raise UserError(
                     f"{name}: made by other code than {first}; --allow-mixed takes results of both into one row"
                 )
+
+
+def _configuration(record: Record) -> str:
+    """The same for all seeds of a row; what is of another one shares no cell with them."""
+    return digest_today({**record, "trial": {**record["trial"], "seed": 0}})
 
 
 def _require_ours(name: str) -> None:

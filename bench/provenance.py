@@ -23,11 +23,20 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")
 @cache
 def code() -> dict[str, Any]:
     """Digest of the sources that decide a result and, in a git checkout, the commit and whether they differ from it."""
-    paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-    sources = _digest((path.relative_to(ROOT), path.read_bytes()) for path in paths)
+    sources = _sources()
     head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--", *PACKAGES)
     dirty = None if changes is None else bool(changes.strip())
     return {"sources": sources, "sha": None if head is None else head.decode().strip(), "dirty": dirty}
+
+
+def changed() -> bool:
+    """Whether the sources are others by now than `code` says: a file that this process has yet to import may be."""
+    return _sources() != code()["sources"]
+
+
+def _sources() -> str:
+    paths = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.is_file())
+    return _digest((path.relative_to(ROOT), path.read_bytes()) for path in paths)
 
 
 @cache

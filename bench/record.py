@@ -51,7 +51,17 @@ SHAPES = {  # of what tables read, where it is there at all
 
 def record_path(root: Path, trial: Trial) -> Path:
     """Where the record of a trial lies: <root>/<suite>/<budget>/<row>/seed00.json."""
-    return root / trial.suite / trial.budget / trial.row / f"seed{trial.seed:02d}.json"
+    return root / trial.suite / trial.budget / trial.row / _file_name(trial.seed)
+
+
+def _file_name(seed: int) -> str:
+    return f"seed{seed:02d}.json"
+
+
+def place(record: Mapping[str, Any]) -> Path:
+    """Where a record that was read belongs below its root."""
+    trial = record["trial"]
+    return Path(trial["suite"], trial["budget"], trial["row"], _file_name(trial["seed"]))
 
 
 def new_record(

@@ -223,7 +223,7 @@ def cell(records: Sequence[Record], metric: str, planned: int) -> Cell:
     _refuse_equals("final weights", ((record, record["result"].get("weights_sha256")) for record in done))
     values = [_score(record, metric) for record in done]
     failures = Counter(record["status"] for record in ordered if record["status"] != "done")
-    notes = (*_mixtures(ordered), *_reasons(ordered))
+    notes = (*mixtures(ordered), *_reasons(ordered))
     return Cell(summarise(values) if values else None, planned, tuple(sorted(failures.items())), notes)
 
 
@@ -256,7 +256,7 @@ def _refuse_equals(what: str, pairs: Iterable[tuple[Record, Any]]) -> None:
         seen[value] = record
 
 
-def _mixtures(records: Sequence[Record]) -> list[str]:
+def mixtures(records: Sequence[Record]) -> list[str]:
     """What differs between the trials of one cell though it should not, and code that no revision names."""
     gits = [(record, record["run"].get("git") or {}) for record in records]
     dirty = ", ".join(str(_seed(record)) for record, git in gits if git.get("dirty"))
@@ -267,7 +267,13 @@ def _mixtures(records: Sequence[Record]) -> list[str]:
     digests = [str(record["data"].get("digest"))[:12] for record in records if record["data"]]
     revisions = _revisions([record for record in records if record["run"]])
     devices = [name for record in records if (name := record["run"].get("device_name"))]
-    for what, values in (("git revisions", revisions), ("versions of the data", digests), ("devices", devices)):
+    torch = [name for record in records if (name := (record["run"].get("versions") or {}).get("torch"))]
+    for what, values in (
+        ("git revisions", revisions),
+        ("versions of the data", digests),
+        ("devices", devices),
+        ("versions of torch", torch),
+    ):
         different = sorted(set(values))
         notes += [f"Mixes {what}: {', '.join(different)}."] if len(different) > 1 else []
     return notes

@@ -24,7 +24,8 @@ from bench.errors import UserError
 from bench.files import ended, given_path, require_stem, write_output
 from bench.lines import ABSENT
 from bench.plan import trials
-from bench.statistics import Record, lookup, summarise, welch
+from bench.record import sources
+from bench.statistics import Record, lookup, mixtures, summarise, welch
 from bench.suite import Row, Suite, load_suite
 from bench.table import shown
 
@@ -32,6 +33,7 @@ QUARTERS = (0.25, 0.5, 0.75, 1.0)
 READINGS = ("overlap", "slope", "entropy_y", "information_y", "noise_y", "means_apart", "reconstruction")
 EXCHANGES = ("swap_y", "swap_z", "redraw_y", "redraw_z")  # readings that older records lack
 COLUMNS = ("live", *READINGS)  # of the sheet, beside the score
+NAMED = 3  # rows at most that a note names
 LOGARITHMIC = ("noise_y",)  # from 1 to millions in one study
 
 
@@ -111,6 +113,20 @@ def _line(suite: Suite, row: Row, records: list[Record], base: list[Record], nam
     return [row.label.replace("|", r"\|"), n, *quarters, difference, bayes, live, *readings]
 
 
+def _mixed(suite: Suite, found: dict[str, list[Record]]) -> list[str]:
+    """What differs besides the setting: between the seeds of a row, and between a row's code and the base's."""
+    told: dict[str, list[str]] = {}
+    for row, records in found.items():
+        for text in mixtures(records):
+            told.setdefault(text, []).append(row)
+    base = set(map(sources, _base(suite, found)))
+    other = [row for row, records in found.items() if set(map(sources, records)) != base]
+    told |= {"Other code than the base's, which may be a part of the difference from it.": other} if other else {}
+    labels = {row.row: f'"{row.label}"' for row in suite.rows}
+    which = lambda rows: f"{len(rows)} of {len(found)} rows" if len(rows) > NAMED else ", ".join(map(labels.get, rows))
+    return [f"{text.rstrip('.')} ({which(rows)})." for text, rows in told.items()]
+
+
 def render(suite: Suite, found: dict[str, list[Record]], sheet: str) -> str:
     """The page: heading, table, the sheet of curves by its file name, notes."""
     trials = [record["trial"] for records in found.values() for record in records]
@@ -123,7 +139,7 @@ def render(suite: Suite, found: dict[str, list[Record]], sheet: str) -> str:
         "for older records lack some. A row has the settings of the first row but for "
         "what its label says. p is Welch's; with so many comparisons one in twenty is below 0.05 by chance."
     )
-    notes = "\n".join(f"- {note}" for note in suite.notes)
+    notes = "\n".join(f"- {note}" for note in [*suite.notes, *_mixed(suite, found)])
     picture = f"![A line of panels for each setting: the score and the readings over the training]({sheet})"
     legend = "Thin lines are seeds, a thick one their mean, a dashed one the base's; without a panel there is no such reading."
     return "\n\n".join(part for part in (heading, table(suite, found), picture, legend, notes) if part) + "\n"

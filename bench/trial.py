@@ -264,7 +264,10 @@ def attempt(job: Job, stop: Stop, pool: Pool) -> Going:
     """
     log = record.record_path(Path(job.out), job.trial).with_suffix(".log")
     try:
-        with log.open("a") as file:
+        with (
+            suppress(PermissionError, IsADirectoryError),
+            log.open("a") as file,
+        ):  # another user's, whose lock comes next
             for printed in (OUT, ERR):
                 os.dup2(file.fileno(), printed)
         return (yield from run(job, stop, pool))
@@ -277,7 +280,7 @@ def attempt(job: Job, stop: Stop, pool: Pool) -> Going:
             return USER_ERROR
         if isinstance(error, torch.OutOfMemoryError) and pool.crowded():
             raise
-        with log.open("a") as file:
+        with suppress(OSError), log.open("a") as file:
             traceback.print_exc(file=file)
         say(trial=job.number, failed=told(error))
         return FAILED
@@ -306,7 +309,7 @@ def main() -> int:
         if pool is None or not pool.busy():
             return 0
         for number, end in pool.turn():
-            say(trial=number, end=end, leaves=stop.asked)
+            say(trial=number, end=end, leaves=stop.asked or provenance.changed())
         if stop.asked and not pool.busy():
             return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -175,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=given_path, default=Path("results"), help="default: %(default)s")
     parser.add_argument("--write", action="store_true", help="first make the tables and the list of sums anew")
     options = parser.parse_args(argv)
-    if not (options.results / "reference").is_dir():
+    if not os.path.isdir(options.results / "reference"):
         raise UserError(f"{options.results} holds no folder 'reference'; name the folder of the tables with --results")
     if options.write:
         write(options.results)

@@ -385,7 +385,7 @@ def test_command_line_reads_prints_and_counts_what_it_leaves_out(
     out, err = capsys.readouterr()
     assert line_of(out, "AAE")[3:5] == ["8.00 (1 of 10)", "4.00 (1 of 10)"]
     assert "Left out: 1 stored under paper, of another configuration or seed than planned now." in out
-    assert "Left out, unreadable: mnist_unsup/paper/aae/seed02.json." in out
+    assert "Left out, unreadable or not in its place: mnist_unsup/paper/aae/seed02.json." in out
     assert err.startswith("warning: ") and err.endswith("seed02.json is no record\n")
 
 
@@ -398,15 +398,22 @@ def test_command_line_writes_the_same_bytes_twice(stored: list[str], tmp_path: P
 
 
 @pytest.mark.fault(19)
-def test_a_copied_record_is_refused_and_both_files_named(
+def test_a_copied_record_and_a_row_moved_away_do_not_count(
     stored: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    (tmp_path / "runs/mnist_unsup/paper/aae/seed02.json").unlink()
-    path = tmp_path / "runs/mnist_unsup/paper/aae/seed00.json"
-    copy = path.with_name("seed00 copy.json")
-    copy.write_bytes(path.read_bytes())
-    assert main(stored) == 2
-    assert capsys.readouterr().err == f"error: {path}: is of the same trial as {copy}; delete one of the two\n"
+    budget = tmp_path / "runs/mnist_unsup/paper"
+    (budget / "aae/seed02.json").unlink()
+    path = budget / "aae/seed00.json"
+    copy, moved = path.with_name("seed00 copy.json"), budget / "aae.bad" / "seed00.json"
+    moved.parent.mkdir()
+    for place in (copy, moved):
+        place.write_bytes(path.read_bytes())
+    assert main(stored) == 0
+    out, err = capsys.readouterr()
+    said = "holds the trial of mnist_unsup/paper/aae/seed00.json; left out"
+    assert set(err.splitlines()) == {f"warning: {moved}: {said}", f"warning: {copy}: {said}"}
+    assert line_of(out, "AAE")[4] == "4.00 (1 of 10)"
+    assert "Left out, unreadable or not in its place: mnist_unsup/paper/aae.bad/seed00.json." in out
 
 
 def test_command_line_mistakes_end_with_2_and_one_line(stored: list[str], capsys: pytest.CaptureFixture) -> None:
