@@ -138,11 +138,11 @@ def _value(module: str, name: str) -> Any:
 
 
 def _names(node: ast.AST, type_: bool = False) -> set[str]:
-    """The names that a statement reads; of a type also those in texts, as "Mode" in tuple["Mode", ...]."""
+    """The names that a statement reads; LookupError for a type that is a text, which its module alone can resolve."""
     if isinstance(node, ast.Name):
         return {node.id}
-    if isinstance(node, ast.Constant) and isinstance(node.value, str) and type_:
-        return _names(ast.parse(node.value, mode="eval"), type_)
+    if type_ and isinstance(node, ast.Constant) and isinstance(node.value, str):
+        raise LookupError(node.value)
     if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("Literal"):  # whose texts are values
         return _names(node.value)
     parts = ((name, part) for name, part in ast.iter_fields(node))

@@ -123,7 +123,9 @@ def _mixed(suite: Suite, found: dict[str, list[Record]]) -> list[str]:
     other = [row for row, records in found.items() if set(map(sources, records)) != base]
     told |= {"Other code than the base's, which may be a part of the difference from it.": other} if other else {}
     labels = {row.row: f'"{row.label}"' for row in suite.rows}
-    which = lambda rows: f"{len(rows)} of {len(found)} rows" if len(rows) > NAMED else ", ".join(map(labels.get, rows))
+    which = lambda rows: (
+        f"{len(rows)} of {len(found)} rows" if len(rows) > NAMED else ", ".join(labels[row] for row in rows)
+    )
     return [f"{text.rstrip('.')} ({which(rows)})." for text, rows in told.items()]
 
 

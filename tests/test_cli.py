@@ -67,6 +67,18 @@ def test_a_closed_stream_is_no_traceback(arguments: str, closed: str, code: int)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
 
 
+def test_a_closed_standard_input_is_an_empty_one() -> None:
+    code = FRAME.format("len(sys.stdin.read()) + 5 * sys.stdin.isatty()")
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} <&-"
+    assert subprocess.run(["sh", "-c", command], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_sign_that_the_output_cannot_hold_is_one_line() -> None:
+    done = _python("-c", FRAME.format(r"print('\xe9') or 0"), stdout=subprocess.PIPE, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 2
+    assert done.stderr == "error: ascii cannot write '\\xe9' of the output; set PYTHONIOENCODING=utf-8\n"
+
+
 def test_a_message_is_one_line_whatever_a_name_holds(capsys: pytest.CaptureFixture[str]) -> None:
     from bench.run import main
 

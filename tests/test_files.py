@@ -130,6 +130,16 @@ def test_files_are_found_by_name_and_what_is_not_there_is_none(tmp_path: Path) -
         assert files.below(nothing, "*") == files.listed(nothing) == []
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    far, root = tmp_path / "far", tmp_path / "root"
+    for folder in (far, root):
+        (folder / "in").mkdir(parents=True)
+        (folder / "in" / "seed00.json").touch()
+    (root / "linked").symlink_to(far)
+    (far / "round").symlink_to(root)
+    assert files.below(root, "seed*") == [root / "in/seed00.json", root / "linked/in/seed00.json"]
+
+
 @pytest.mark.parametrize("find", [files.listed, files.below])
 def test_a_folder_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path, find: Any) -> None:
     """A link to itself, since permissions do not bind an administrator."""

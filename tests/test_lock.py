@@ -139,6 +139,19 @@ def test_a_holder_whose_life_one_look_cannot_tell_is_believed(path: Path, monkey
     assert lock.under_way(path)
 
 
+def test_the_lock_of_another_user_is_believed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = of_another_machine(path)
+
+    def closed(self: Path, *_: object) -> None:  # permissions do not bind an administrator
+        raise PermissionError(13, "Permission denied", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", closed)
+        assert lock.under_way(path)
+        assert acquired(path) is None
+    assert os.listdir(path.parent) == [file.name]
+
+
 def test_two_who_look_at_a_dead_holder_see_the_same(path: Path) -> None:
     file = of_another_machine(path)
     file.write_text(json.dumps({"machine": lock.machine(), "beat": 1}))

@@ -92,6 +92,30 @@ def test_a_class_is_read_with_what_its_statements_need(tmp_path: Path, monkeypat
     assert read is not None and (read.name, read.iterative, read.needs_labels) == ("Heir", False, True)
 
 
+def test_what_statements_read_besides_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = MINE.replace(
+        "WIDTHS = (3, 4)",
+        """
+from itertools import count
+from pathlib import Path
+
+numbers = count(3)
+WIDTHS = (next(numbers), 4)
+DEEP = next(numbers)
+
+def here():
+    return Path(__file__).name
+""",
+    ).replace(
+        "    prior: Prior",
+        '    modes: tuple["Mode", ...] = ("WIDTHS",)\n    depth: int = DEEP\n    name: str = here()\n    prior: Prior',
+    )
+    found = _written(tmp_path, monkeypatch, text)
+    assert found is not None
+    config = found.Config()
+    assert (config.widths, config.depth, config.name) == ((3, 4), 4, "mine.py")
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -116,6 +140,10 @@ def test_a_class_is_read_with_what_its_statements_need(tmp_path: Path, monkeypat
         ("    Config = MineConfig\n", "    if True:\n        Config = MineConfig\n"),
         ("    Config = MineConfig\n", "    Config = WIDTHS\n"),
         ("needs_labels = True", "needs_labels = bool(1)"),
+        ("needs_labels = True", "supervised = True\n    needs_labels = supervised"),  # a name of the class's own
+        ("needs_labels = True", "def __init_subclass__(cls):\n        cls.needs_labels = False"),
+        ("WIDTHS = (3, 4)", "def enter(f): return f\n\n@enter\ndef small(): ...\n\nWIDTHS = (3, 4)"),  # a register
+        ("widths: tuple[int, ...]", "widths: tuple['int', ...]"),  # a type that is a text
         ("components: int = len(WIDTHS)", "components: int = 1 / 0"),
         ("components: int = len(WIDTHS)", "components: int = exit()"),
         ("components: int = len(WIDTHS)", "components: int = Mine.iterative"),  # in a circle

@@ -89,6 +89,46 @@ def test_a_file_that_goes_while_it_is_packed_or_cannot_be_read(
         pack.packed(tmp_path / "parts")
 
 
+def test_a_campaign_goes_on_from_the_pack_that_it_is_given(
+    store: Callable[..., Path], found: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Carried to another machine a pack comes without the files that it was made of."""
+    made, out = tmp_path / "made", tmp_path / "out"
+    store(made, found[0])
+    _save(store(made, found[1], "interrupted"), found[1], 7)
+    pack.packed(made)
+    out.mkdir()
+    (out / "campaign.tar.000").write_bytes((made / "campaign.tar.000").read_bytes())
+    (out / "campaign.tar.gz").write_bytes(b"the user's own")
+    (out / "campaign.tar.001").write_bytes(b"")
+    with pytest.raises(UserError, match=r"campaign.tar.000 has \d+ bytes, expected"):
+        pack.laid_out(out)
+    (out / "campaign.tar.001").unlink()
+    assert len(pack.laid_out(out)) == 2
+    loose = lambda root: {path.relative_to(root): data for path, data in _files(root).items() if "seed" in path.name}
+    assert loose(out) == loose(made)
+    store(out, found[2])
+    monkeypatch.setattr(pack, "PART", 4096)
+    parts = pack.packed(out)
+    monkeypatch.setattr(pack, "PART", 2**20)
+    assert len(parts) > 1 and pack.packed(out) == parts[:1]  # those that are too many go
+    assert set(map(str, loose(out))) == set(pack.unpacked(out))
+    assert (out / "campaign.tar.gz").read_bytes() == b"the user's own"
+    assert pack.laid_out(tmp_path / "nowhere") == []
+
+
+def test_home_may_hold_another_configuration_made_by_other_code(
+    store: Callable[..., Path], found: list[Trial], tmp_path: Path
+) -> None:
+    other = replace(found[1], config={**found[1].config, "penalty_weight": 3.0})
+    store(tmp_path / "home", other, sources="b")
+    store(tmp_path / "out", found[0])
+    assert pack.merge(tmp_path / "out", tmp_path / "home", False)
+    with pytest.raises(UserError, match="made by other code than"):
+        store(tmp_path / "more", found[2], sources="b")
+        pack.merge(tmp_path / "more", tmp_path / "home", False)
+
+
 def test_what_came_after_the_pack_comes_home_too(
     store: Callable[..., Path], found: list[Trial], tmp_path: Path
 ) -> None:

@@ -53,6 +53,17 @@ def test_a_changed_tree_is_dirty_and_is_found_again_once_it_is_committed(checkou
     assert provenance.committed.__wrapped__(changed["sources"], "0" * 40) is None
 
 
+@pytest.mark.fault(22)
+def test_a_process_knows_that_its_sources_changed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = provenance.code.__wrapped__()
+    monkeypatch.setattr(provenance, "code", lambda: before)
+    (checkout / "models" / ".#a.py").symlink_to("user@host")  # an editor's lock, which is no source
+    (checkout / "README.md").write_text("not a source\n")
+    assert not provenance.changed()
+    (checkout / "models" / "a.py").write_text("2\n")
+    assert provenance.changed()
+
+
 def test_another_repository_says_nothing_of_our_commits(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = provenance.code.__wrapped__()
     other = checkout / "other"
