@@ -108,7 +108,7 @@ def here():
 """,
     ).replace(
         "    prior: Prior",
-        '    modes: tuple["Mode", ...] = ("WIDTHS",)\n    depth: int = DEEP\n    name: str = here()\n    prior: Prior',
+        "    depth: int = DEEP\n    name: str = here()\n    prior: Prior",
     )
     found = _written(tmp_path, monkeypatch, text)
     assert found is not None
