@@ -18,7 +18,7 @@ from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import given_path, listed, write_output
 from bench.formats import Parts, comma_separated, encodable, github, latex, markdown
-from bench.lines import ABSENT, Line, label, line, other_budget, printed, results, scores, stored
+from bench.lines import ABSENT, SCORES, Line, label, line, other_budget, printed, results, scores, stored
 from bench.plan import trials
 from bench.record import shortened, sources
 from bench.statistics import Record
@@ -42,7 +42,10 @@ class Notes:
 
 
 def brief(suite: Suite, budget: str, reference: Sequence[Record]) -> str:
-    """The rows with a published number or with records, in Markdown without notes: published | reference | verdict."""
+    """The rows with a published number or with records, in Markdown without notes: published | reference | verdict.
+
+    A result says by which score it is, where that is not the suite's.
+    """
     lines, _ = prepared(suite, budget, reference, ())
     told = [found for found in lines if found.row.published or found.cells["reference"].summary]
     rows = [
@@ -50,12 +53,17 @@ def brief(suite: Suite, budget: str, reference: Sequence[Record]) -> str:
             "Model": found.row.label,
             "K": found.clusters,
             "published": printed(found.row.published),
-            "reference": _run(suite, budget, found, "reference")[0],
+            "reference": _run(suite, budget, found, "reference")[0] + _rule(suite, found),
             "verdict": _judged(found),
         }
         for found in told
     ]
     return github(rows)
+
+
+def _rule(suite: Suite, found: Line) -> str:
+    titles = {metric: title.removesuffix(" %") for metric, title, _ in SCORES[suite.task]}
+    return f", {titles.get(found.metric, found.metric)}" if found.metric != suite.metric and found.cells["reference"].summary else ""
 
 
 def _main_rows(suite: Suite, budget: str, lines: Sequence[Line], notes: Notes) -> list[dict[str, str]]:

@@ -177,6 +177,14 @@ def test_the_reference_of_the_same_budget_comes_first() -> None:
     assert "(10), paper budget" in line_of(render(SUITE, "quick", records, [], "markdown"), "AMM")[3]
 
 
+def test_a_brief_table_says_by_which_score_a_result_is_where_that_is_another_than_the_suites() -> None:
+    records = [*(make(row, seed, 7.0) for row in ("amm_k10", "vade") for seed in range(2))]
+    cells = lambda label: line_of(bench.table.brief(SUITE, "paper", records), label)[3]
+    assert cells("AMM") == "7.00 ± 0.00 (2 of 10)"
+    assert cells("VaDE") == "8.00 ± 0.00 (2 of 10), one-to-one"
+    assert cells("GMVAE") == "–"
+
+
 def test_classification_has_its_own_second_table() -> None:
     record = make("kmeans", 0)
     record["result"]["last"] = {"step": 1, "test": {"error": 12.5}}
