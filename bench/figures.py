@@ -116,7 +116,7 @@ def _remarks(suite: Suite, budget: str, found: Line) -> str:
 
 
 def write(folder: Path, title: str, pictures: Sequence[Picture]) -> None:
-    """Each picture as PNG and SVG, and README.md, which shows them."""
+    """Each picture as PNG and SVG, and README.md, which shows them; prints where that lies."""
     parts = [f"# {title}"]
     for picture in pictures:
         for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
@@ -125,6 +125,7 @@ def write(folder: Path, title: str, pictures: Sequence[Picture]) -> None:
             write_output(folder / f"{picture.name}.{form}", file.getvalue())
         parts.append(f"![{picture.alt}]({picture.name}.png)\n\n{picture.alt}.")
     write_output(folder / "README.md", "\n\n".join(parts) + "\n")
+    print(folder / "README.md")
 
 
 @one_line

@@ -240,8 +240,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder, stem = options.out.parent, options.out.name
     for found in sections:
         write_output(folder / f"{stem}-{found.suite.suite}.png", found.picture)
-    write_output(ended(options.out, ".md"), markdown(sections, folder, stem))
-    write_output(ended(options.out, ".html"), page(sections, folder))
+    for ending, text in ((".md", markdown(sections, folder, stem)), (".html", page(sections, folder))):
+        write_output(ended(options.out, ending), text)
+        print(ended(options.out, ending))
     return 0
 
 

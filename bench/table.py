@@ -62,8 +62,10 @@ def brief(suite: Suite, budget: str, reference: Sequence[Record]) -> str:
 
 
 def _rule(suite: Suite, found: Line) -> str:
+    if found.metric == suite.metric or found.cells["reference"].summary is None:
+        return ""
     titles = {metric: title.removesuffix(" %") for metric, title, _ in SCORES[suite.task]}
-    return f", {titles.get(found.metric, found.metric)}" if found.metric != suite.metric and found.cells["reference"].summary else ""
+    return f", {titles.get(found.metric, found.metric)}"
 
 
 def _main_rows(suite: Suite, budget: str, lines: Sequence[Line], notes: Notes) -> list[dict[str, str]]:

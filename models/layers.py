@@ -295,6 +295,10 @@ def describe(table: Table, k: int = 10) -> str:
 
 def main(arguments: list[str]) -> int:
     """`python -m models.layers mnist.ENCODER [K]`: print one table."""
+    usage = "usage: python -m models.layers MODULE.TABLE [K], e.g. mnist.ENCODER"
+    if {"-h", "--help"} & set(arguments):
+        print(usage)
+        return 0
     try:
         module, _, name = (arguments or [""])[0].partition(".")
         found = vars(importlib.import_module(f"models.{module}")) if module else {}
@@ -306,7 +310,7 @@ def main(arguments: list[str]) -> int:
             raise ValueError(f"K: expected a whole number, got {k!r}")
         print(describe(tables[name], int(k)))
     except (ValueError, ImportError) as error:
-        print(f"error: {error}; usage: python -m models.layers MODULE.TABLE [K], e.g. mnist.ENCODER", file=sys.stderr)
+        print(f"error: {error}; {usage}", file=sys.stderr)
         return 2
     return 0
 

@@ -132,7 +132,8 @@ def test_weights_that_are_missing_damaged_or_of_another_trial(stored: Path, tmp_
 
 def test_all_pictures_of_amm_and_the_page(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _main(stored, "--row", "amm", out=tmp_path) == 0
-    assert capsys.readouterr().err == ""
+    out, err = capsys.readouterr()
+    assert err == "" and Path(out.strip()).name == "README.md" and Path(out.strip()).exists()
     folder = tmp_path / "tiny" / "amm"
     names = ["clusters", "components", "curves", "interpolations", "over_time", "projection", "reconstructions"]
     assert sorted(file.name for file in folder.iterdir()) == sorted(

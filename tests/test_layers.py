@@ -723,6 +723,12 @@ def test_main_prints_a_table_with_its_shapes(capsys: pytest.CaptureFixture[str])
     assert "Table 6, p: Input 'p2' for the printed 'p1': " in out
 
 
+def test_main_says_how_it_is_used_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    for ask in ("-h", "--help"):
+        assert main([ask]) == 0
+    assert capsys.readouterr().out.count("usage: python -m models.layers MODULE.TABLE [K]") == 2
+
+
 @pytest.mark.parametrize("arguments", [["mnist.NOTHING"], ["nowhere.ENCODER"], ["mnist"], [], ["mnist.ENCODER", "x"]])
 def test_main_answers_a_bad_name_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
