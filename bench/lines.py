@@ -186,7 +186,7 @@ def _judge(suite: Suite, comparable: bool, published: Published | None, found: C
 
 
 def printed(published: Published | None) -> str:
-    """A published number with the decimals that it was given with, such as "4.10 ± 1.13 (10)"."""
+    """A published number with as many decimals as the finer of mean and std has, such as "4.10 ± 1.13 (10)"."""
     if published is None:
         return ABSENT
     numbers = [value for value in (published.mean, published.std) if value is not None]
