@@ -196,6 +196,13 @@ def test_a_sealed_payload_that_is_no_state_is_damaged(two: Path, payload: bytes)
     assert state is not None and state["step"] == 1 and "damaged" in remarks[0]
 
 
+def test_what_is_no_state_is_none() -> None:
+    content = io.BytesIO()
+    torch.save([1, 2], content)
+    sha = hashlib.sha256(content.getvalue()).hexdigest().encode()
+    assert checkpoint.parse(sha + b"\n" + content.getvalue()) is None
+
+
 @pytest.mark.fault(8)
 @pytest.mark.parametrize("value", [np.float64(0.5), np.arange(3), Path("x")], ids=["scalar", "array", "object"])
 def test_what_could_not_be_loaded_is_refused_when_saved(two: Path, value: Any) -> None:

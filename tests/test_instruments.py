@@ -90,10 +90,38 @@ def test_gradient_norms_are_those_of_the_losses() -> None:
     batch = _batch()
     q, p = model.tuples(batch)
     logit_q, logit_p = model.logits(q, p, batch.noise)
-    (torch.nn.functional.softplus(-logit_q).mean() + torch.nn.functional.softplus(logit_p).mean()).backward()
-    by_hand = torch.cat([p.grad.flatten() for p in model.d_parameters if p.grad is not None]).norm()
-    assert float(readings["gradient_d"]) == pytest.approx(float(by_hand), rel=1e-4)
+    softplus = torch.nn.functional.softplus
+    players = model.players()
+    for loss, names in (
+        (softplus(-logit_q).mean() + softplus(logit_p).mean(), ["d"]),
+        (
+            softplus(logit_q).mean() + softplus(-logit_p).mean(),
+            ["encoder", "decoder"],
+        ),  # Eqs. 13 and 14, not saturating
+    ):
+        for name in names:
+            found = torch.autograd.grad(loss, players[name], retain_graph=True, allow_unused=True)
+            by_hand = torch.cat([gradient.flatten() for gradient in found if gradient is not None]).norm()
+            assert float(readings[f"gradient_{name}"]) == pytest.approx(float(by_hand), rel=1e-4), name
     assert float(readings["means_apart"]) == pytest.approx(4 * math.sqrt(2), rel=1e-6)
+
+
+def test_the_means_apart_are_the_nearest_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(prior="fixed", penalty="none")
+    means = torch.arange(10.0)[:, None] ** 2 * torch.eye(1, 16)
+    monkeypatch.setattr(model.prior, "moments", lambda: (means, torch.ones(10, 16)))
+    assert float(model.instruments(_batch())["means_apart"]) == 1
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_the_slope_is_read_under_dropout_as_the_penalty_takes_it(dropout: bool) -> None:
+    model = AMM(
+        AMMConfig(nets="mnist14", init_std=0.1, penalty_dropout=dropout),
+        Spec("mnist14", (1, 14, 14), 10),
+        Noise.seeded(0),
+    )
+    readings = model.instruments(Batch(Noise.seeded(1).uniform(8, 1, 14, 14), Noise.seeded(2)))
+    assert (float(readings["slope_std"]) == float(readings["slope_clean_std"])) != dropout
 
 
 def test_what_y_tells_about_x_leaves_out_what_noise_decides() -> None:

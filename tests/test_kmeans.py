@@ -35,6 +35,14 @@ def fitted(data: Data, **config: int) -> KMeans:
     return method
 
 
+def test_of_several_starts_the_best_is_kept() -> None:
+    noise = Noise.seeded(3)
+    features = noise.normal(300, 2) + 8 * noise.normal(30, 2).repeat(10, 1)
+    inertia = lambda n, seed: float(torch.cdist(features, fit_centres(features, 30, n, seed)).amin(1).square().sum())
+    assert all(inertia(10, seed) <= inertia(1, seed) for seed in range(3))
+    assert any(inertia(10, seed) < 0.99 * inertia(1, seed) for seed in range(3))
+
+
 def test_nearest_is_the_brute_force_answer() -> None:
     noise = Noise.seeded(2)
     features, centres = noise.normal(500, 7), noise.normal(13, 7)

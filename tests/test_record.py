@@ -329,6 +329,13 @@ def test_any_change_after_writing_is_seen(path: Path) -> None:
             "with the majority 1e+200, which is no score",
         ),
         ({"result": {"last": {"step": 1, "test": {"majority": 10**400}}}}, "is not a JSON number"),
+        (
+            {"result": {**RESULT, "selected": {"step": 1, "test": {"majority": "1"}}}},
+            "has result.selected with the majority",
+        ),
+        ({"result": {**RESULT, "best_on_test": {"step": [], "test": {}}}}, "has result.best_on_test with the step []"),
+        ({"data": {"variant": [1]}}, "has data.variant [1], expected dict"),
+        ({"run": {"git": {"sha": 3}}}, "has run.git.sha 3, expected str"),
         ({"more": 1}, "holds the unknown 'more'"),
     ],
 )

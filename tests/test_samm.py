@@ -293,6 +293,8 @@ def test_each_game_may_have_a_discriminator_of_its_own() -> None:
     assert torch.allclose(model.logit(q, None), wanted_q) and torch.allclose(model.logit(p, None), wanted_p)
     assert torch.allclose(torch.stack(model.logits(q, p, Noise.seeded(4))), torch.stack([wanted_q, wanted_p]))
     assert set(model.players()["d"]) == set(_named(model, "discriminator").values())
+    options = [{key: value for key, value in group.items() if key != "params"} for group in model.d_adam.param_groups]
+    assert len(options) == 2 and options[0] == options[1]  # one rate for both
 
 
 # p(y) and Eq. 19

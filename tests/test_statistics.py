@@ -286,3 +286,11 @@ def test_bootstrap_intervals_hold_the_mean_nineteen_times_in_twenty() -> None:
     values = [3.0, 4.0, 9.0, 4.5]
     assert bootstrap(values) == bootstrap(values) and bootstrap(values)[0] < np.mean(values) < bootstrap(values)[1]
     assert bootstrap([2.0, 2.0, 2.0]) == (2.0, 2.0)
+    skewed = [1.0, 1.1, 1.3, 1.2, 9.0]
+    for level, same in ((0.95, True), (0.9, False)):
+        for method in ("BCa", "percentile"):
+            rng = np.random.default_rng(0)
+            right = stats.bootstrap(
+                (skewed,), np.mean, confidence_level=level, method=method, rng=rng
+            ).confidence_interval
+            assert (bootstrap(skewed) == (right.low, right.high)) == (same and method == "BCa")

@@ -206,6 +206,13 @@ def test_weights_that_break_in_the_last_update_before_a_scoring_are_divergence(
         _advance(Run(make_trial({"fault": "weights", "at": 4}), CPU))
 
 
+def test_each_parameter_is_looked_at(make_trial: Callable[..., Trial]) -> None:
+    run = Run(make_trial(), CPU)
+    run.method.map.bias.data[0] = torch.inf
+    with pytest.raises(Diverged, match="^parameter 'map.bias' is not finite"):
+        run._score()
+
+
 # what a result tells beside the scores
 
 
@@ -489,6 +496,25 @@ def test_seconds_go_on_from_the_checkpoint(make_trial: Callable[..., Trial]) -> 
     again.restore(state)
     _advance(again)
     assert 1000 < again.seconds < 1100
+
+
+def test_what_does_not_fit_a_run_is_not_taken_for_its_state(make_trial: Callable[..., Trial]) -> None:
+    run = Run(make_trial(), CPU)
+    state = run.state()
+    assert run.fits(state)
+    (adam,) = state["optimizers"]
+    group = state["optimizers"][adam]["param_groups"][0]
+    fewer = {adam: {**state["optimizers"][adam], "param_groups": [{**group, "params": group["params"][:1]}]}}
+    for other in (
+        {"data": "of other files"},
+        {"optimizers": {"sgd": state["optimizers"][adam]}},
+        {"optimizers": fewer},
+        {"module": {**state["module"], "map.bias": torch.zeros(4)}},
+        {"module": {"map.weight": state["module"]["map.weight"]}},
+        {"noise": state["noise"][:16]},
+    ):
+        assert not run.fits({**state, **other}), other.keys()
+    assert not run.fits({key: value for key, value in state.items() if key != "trace"})
 
 
 def test_a_buffer_that_prepare_fills_takes_the_size_it_had(make_trial: Callable[..., Trial]) -> None:
