@@ -629,6 +629,7 @@ LARGE = [
     "amm_k30_draws_100",
     "aae_k16",
     "aae_k30",
+    *(f"{floor}_k{k}" for floor in ("kmeans", "mixture", "spectral") for k in (20, 30)),  # which take no steps
     "aae_k30_narrow",
     "gmvae_k10",
     "gmvae_k30",
