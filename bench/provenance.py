@@ -31,7 +31,10 @@ def code() -> dict[str, Any]:
 
 def changed() -> bool:
     """Whether the sources are others by now than `code` says: a file that this process has yet to import may be."""
-    return _sources() != code()["sources"]
+    try:
+        return _sources() != code()["sources"]
+    except OSError:  # a file went while it was read: they are changing now
+        return True
 
 
 def _sources() -> str:

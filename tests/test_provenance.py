@@ -62,6 +62,10 @@ def test_a_process_knows_that_its_sources_changed(checkout: Path, monkeypatch: p
     assert not provenance.changed()
     (checkout / "models" / "a.py").write_text("2\n")
     assert provenance.changed()
+    (checkout / "models" / "a.py").write_text("1\n")
+    assert not provenance.changed()
+    monkeypatch.setattr(Path, "read_bytes", lambda self: (_ for _ in ()).throw(FileNotFoundError(str(self))))
+    assert provenance.changed()  # as in the middle of a checkout
 
 
 def test_another_repository_says_nothing_of_our_commits(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
