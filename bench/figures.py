@@ -88,7 +88,7 @@ def comparison(suite: Suite, budget: str, lines: Sequence[Line]) -> Picture:
             axis.errorbar(published.mean, place + 0.18, xerr=published.std or None, label="published", **style)
         if summary:
             done = [r for r in found.records[found.source] if r["status"] == "done"]
-            values = [lookup(record, "last", found.metric) for record in done]
+            values = [lookup(record, found.metric) for record in done]
             axis.plot(values, [place - 0.18] * len(values), "|", color=COLOURS[8], markersize=5)
             name, colour, marker = SOURCES[found.source]
             style = {"color": colour, "marker": marker, "markersize": 4, "capsize": 3, "linestyle": "none"}

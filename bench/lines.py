@@ -140,7 +140,7 @@ def _elsewhere(suite: Suite, metric: str, budget: str, records: Sequence[Record]
     told = []
     for other in sorted({record["trial"]["budget"] for record in records} - {budget}):
         those = [record for record in records if record["trial"]["budget"] == other]
-        if all(record["status"] != "done" or lookup(record, "last", metric) is not None for record in those):
+        if all(record["status"] != "done" or lookup(record, metric) is not None for record in those):
             told.append(f"Under {other}: {cell(those, metric, len(suite.seeds)).text()}.")
     return told
 
@@ -214,15 +214,11 @@ def scores(suite: Suite, found: Line) -> dict[str, str]:
     return {
         "run": found.source + ("" if suite.budgets[budget].comparable else f" ({budget})"),
         "n": str(len(done)),
-        **{title: _mean(_last(done, metric), digits) for metric, title, digits in SCORES[suite.task]},
+        **{title: _mean([lookup(r, metric) for r in done], digits) for metric, title, digits in SCORES[suite.task]},
         "at selected step": _mean([point.get(split, {}).get(score) for point in selected], 2),
         "selected step": _mean([point.get("step") for point in selected], 0),
         "best on test (not comparable)": _mean([point.get(split, {}).get(score) for point in best], 2),
     }
-
-
-def _last(records: Sequence[Record], metric: str) -> list[float | None]:
-    return [lookup(record, "last", metric) for record in records]
 
 
 def _best(record: Record, split: str, score: str) -> Mapping[str, Any]:

@@ -137,7 +137,7 @@ def _ours(suite: Suite, line: Line) -> str:
 
 def _bootstrap(line: Line) -> str:
     done = [record for record in line.records[line.source] if record["status"] == "done"]
-    values = [value for record in done if (value := lookup(record, "last", line.metric)) is not None]
+    values = [value for record in done if (value := lookup(record, line.metric)) is not None]
     return "{:.2f} to {:.2f}".format(*bootstrap(values)) if len(values) >= ENOUGH else ABSENT
 
 

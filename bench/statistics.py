@@ -203,9 +203,9 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def lookup(record: Record, at: str, metric: str) -> float | None:
-    """The score `metric`, such as "test.majority", at a record's step `at` (last, selected, best_on_test), if any."""
-    node: Any = record["result"].get(at)
+def lookup(record: Record, metric: str) -> float | None:
+    """The score `metric`, such as "test.majority", at a record's last step, if any."""
+    node: Any = record["result"].get("last")
     for key in metric.split("."):
         node = node.get(key) if isinstance(node, dict) else None
     return float(node) if isinstance(node, int | float) else None
@@ -237,7 +237,7 @@ def _place(record: Record) -> str:
 
 
 def _score(record: Record, metric: str) -> float:
-    value = lookup(record, "last", metric)
+    value = lookup(record, metric)
     if value is None or not math.isfinite(value):
         hint = "delete it and run the trial again, or name a metric in the suite file that it has"
         raise UserError(f"{_place(record)}: the record has no {metric}; {hint}")

@@ -71,7 +71,7 @@ def _text(values: Sequence[float | None], digits: int) -> str:
 def _difference(metric: str, mine: Sequence[Record], base: Sequence[Record]) -> str:
     """Difference of the means at the end, and Welch's p."""
     ended = ([record for record in records if record["status"] == "done"] for records in (mine, base))
-    one, other = ([v for r in records if (v := lookup(r, "last", metric)) is not None] for records in ended)
+    one, other = ([v for r in records if (v := lookup(r, metric)) is not None] for records in ended)
     if min(len(one), len(other)) < 2:
         return ABSENT
     a, b = summarise(one), summarise(other)
@@ -123,10 +123,12 @@ def _mixed(suite: Suite, found: dict[str, list[Record]]) -> list[str]:
     other = [row for row, records in found.items() if set(map(sources, records)) != base]
     told |= {"Other code than the base's, which may be a part of the difference from it.": other} if other else {}
     labels = {row.row: f'"{row.label}"' for row in suite.rows}
-    which = lambda rows: (
-        f"{len(rows)} of {len(found)} rows" if len(rows) > NAMED else ", ".join(labels[row] for row in rows)
-    )
-    return [f"{text.rstrip('.')} ({which(rows)})." for text, rows in told.items()]
+    notes = []
+    for text, rows in told.items():
+        many = len(rows) > NAMED
+        which = f"{len(rows)} of {len(found)} rows" if many else ", ".join(labels[row] for row in rows)
+        notes.append(f"{text.rstrip('.')} ({which}).")
+    return notes
 
 
 def render(suite: Suite, found: dict[str, list[Record]], sheet: str) -> str:

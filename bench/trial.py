@@ -264,10 +264,8 @@ def attempt(job: Job, stop: Stop, pool: Pool) -> Going:
     """
     log = record.record_path(Path(job.out), job.trial).with_suffix(".log")
     try:
-        with (
-            suppress(PermissionError, IsADirectoryError),
-            log.open("a") as file,
-        ):  # another user's, whose lock comes next
+        # another user's cannot be opened; then the lock says whose the trial is
+        with suppress(PermissionError, IsADirectoryError), log.open("a") as file:
             for printed in (OUT, ERR):
                 os.dup2(file.fileno(), printed)
         return (yield from run(job, stop, pool))

@@ -42,6 +42,15 @@ ROWS = {
 
 
 @pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All that is computed is in double precision, so that no processor's rounding turns a leaky ReLU or a cluster over."""
+    monkeypatch.setattr(Tensor, "float", Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def write_suite(tmp_path: Path) -> Callable[..., Path]:
     """Writes tmp_path/small.yaml with some of ROWS; `old` and `new` change its text."""
 

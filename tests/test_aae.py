@@ -245,10 +245,10 @@ def test_the_appendix_learns_three_kinds_of_images() -> None:
     for seed in range(3):
         method, noise = aae(seed, **APPENDIX, learning_rate=0.01, reconstruction_weight=8.0), Noise.seeded(seed)
         method.train()
-        for _ in range(600):
+        for _ in range(100):
             method.update(Batch(stripes().x, noise))
         clusters = method.eval().predict(stripes().x)
         table = torch.zeros(3, 3)
         table.index_put_((clusters, torch.arange(30) % 3), torch.ones(()), accumulate=True)
         found.append(float(table.max(1).values.sum()) / 30)
-    assert max(found) == 1.0 and min(found) > 0.6
+    assert found == [1.0] * 3

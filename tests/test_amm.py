@@ -404,6 +404,21 @@ def test_penalty_norm_and_what_it_is_of(
     assert model.penalty((x, y, z), (x, y, z), Noise.seeded(1)).item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_the_penalty_is_taken_at_y_itself_however_steep_d_may_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = _amm(**PLAIN, penalty_y=5.0, penalty_weight=1.0), []
+
+    def bowl(xyz: tuple[Tensor, ...], noise: Noise | None) -> Tensor:
+        seen.append(xyz[1].detach())
+        return sum((v.flatten(1).square().sum(1) for v in xyz), torch.zeros(4))
+
+    monkeypatch.setattr(model, "logit", bowl)
+    x, y, z = (torch.full((4, n, 1, 1), 0.5) for n in (2, 3, 2))
+    found = model.penalty((x, y, z), (x, y, z), Noise.seeded(1)).item()
+    assert all(torch.allclose(point, y) for point in seen)
+    slope = math.sqrt(2 + 2 + 3 / 25)  # 2 v in each of x and z, in y a fifth of it
+    assert found == pytest.approx((slope - 1) ** 2, rel=1e-4)
+
+
 @pytest.mark.parametrize("factorisation", [6, 7, 15])
 def test_the_noise_of_y_starts_where_the_config_says(factorisation: int) -> None:
     config = {"factorisation": factorisation, "init_std": 1e-6}

@@ -27,9 +27,8 @@ def test_the_papers_cells_come_first_then_rivals_by_arithmetic_then_the_other_se
     early = [trial for trial in found if trial.seed < 3]
     assert found[: len(early)] == early
     rivals = [t for t in early if (t.suite, t.row) not in campaign.HEADLINE]
-    floors = [
-        t for t in rivals if t.method.partition(":")[2] in ("KMeans", "Mixture", "Spectral")
-    ]  # which take no steps
+    without_steps = "KMeans", "Mixture", "Spectral"
+    floors = [t for t in rivals if t.method.partition(":")[2] in without_steps]
     assert len(floors) == 3 * 15 and rivals[:45] == floors
     costs = [t.steps * t.batch * (784 if t.data == "mnist" else 3072) for t in rivals[45:]]
     assert costs == sorted(costs)

@@ -257,7 +257,7 @@ def test_a_step_moves_every_player_and_its_losses_are_finite(trial: Trial) -> No
         assert all(not torch.equal(p, q) for p, q in zip(found, before[name], strict=True)), name
 
 
-@pytest.mark.usefixtures("silent")
+@pytest.mark.usefixtures("double", "silent")
 @pytest.mark.parametrize(
     ("row", "config"),
     [
@@ -277,11 +277,12 @@ def test_with_equal_weights_the_games_go_the_same_way(row: str, config: dict[str
     game, ours = plain.game(trial), _ours(trial)
     _equalise(game, ours)
     x, *labelled = _few(trial, 12)
+    near = {"rtol": 1e-3, "atol": 0.0} if trial.data == "digits" else {}  # the decoder there has a bias for each pixel
     for _ in range(3):
         d_loss, g_loss = game.step(x, *labelled)
         mine = ours.update(Batch(x, Noise.seeded(0), *labelled))
-        torch.testing.assert_close(d_loss, mine["d"] + mine["penalty"], rtol=2e-3, atol=1e-4)
-        torch.testing.assert_close(g_loss, mine["q"] + mine["p"], rtol=2e-3, atol=1e-4)
+        torch.testing.assert_close(d_loss, mine["d"] + mine["penalty"], **near)
+        torch.testing.assert_close(g_loss, mine["q"] + mine["p"], **near)
 
 
 @pytest.mark.parametrize("schedule", ["simultaneous", "alternating"])

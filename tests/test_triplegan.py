@@ -163,8 +163,10 @@ def test_the_average_answers() -> None:
         start = start + 0.25 * (method.classifier.head.layer.weight.detach() - start)
         torch.testing.assert_close(dict(method.named_parameters())[name].detach(), start)
     method.eval()
-    x = batch(7).x
+    x, seen = batch(7).x, []
+    method.average.net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     assert torch.equal(method.predict(x), method.average.net(2 * x - 1).argmax(1))
+    assert torch.equal(seen[0], 2 * x - 1)  # so little trained, the answers are all alike
     assert not any(p.requires_grad for p in method.average.parameters())
 
 
