@@ -1,7 +1,7 @@
-"""The first two steps of every suite's rows against those on record: losses, the size of gradients, answers.
+"""The first two steps of every suite's rows against those on record: losses, the size of gradients, what comes of them.
 
-Of a method without steps the answers. After two steps many a classifier gives all examples one answer: then losses and
-gradients hold it.
+Of a method without steps what comes of the fit. After two steps many a classifier gives all examples one answer: then losses,
+gradients and the other outputs hold it.
 Other tests say what each part should be; this one, that no step changes unseen: a dropout that is left out, a scale, a rate.
 In double precision, but for SVHN's nets, whose convolutions would take four times as long.
 After a wanted change: `AMM_GOLDEN=write python -m pytest tests/test_steps.py`, then read the diff.
@@ -56,12 +56,24 @@ def first_steps(trial: Trial) -> dict[str, Any]:
         index = torch.arange(step * BATCH, (step + 1) * BATCH)
         given = (data.take(torch.arange(LABELLED)), y) if trial.labels else (None, None)
         values = method.update(Batch(data.take(index), noise, *given, index)) | _moments(method)
-        told.append({name: float(f"{value.item():.6g}") for name, value in sorted(values.items())})
+        told.append(_rounded(values))
+    inside = method.instruments(Batch(data.take(index), noise, *given, index)) if steps else {}
     method.eval()
     with torch.no_grad():
         method.finish(data)
-        answers = {name: ids.tolist() for name, ids in method.predictions(data.take(torch.arange(n))).items()}
-    return {"steps": told, "answers": answers}
+        x = data.take(torch.arange(n))
+        answers = {name: ids.tolist() for name, ids in method.predictions(x).items()}
+        shown = ("embed", "reconstruct", "log_odds") if steps else ()  # a fit's axes have no sign
+        made = {name: getattr(method, name)(x) for name in shown if hasattr(method, name)}
+        if hasattr(method, "sample"):
+            made["sample"] = method.sample(torch.arange(2) % trial.config.get("components", 2), noise)
+    return {"steps": told, "inside": _rounded(inside), "made": _rounded(made), "answers": answers}
+
+
+def _rounded(values: dict[str, Tensor]) -> dict[str, float]:
+    """Numbers to six digits; of a tensor's, such as an image's, their mean with weights from 1 to 2, so that each has its own."""
+    means = {name: (value.flatten() * torch.linspace(1, 2, value.numel())).mean() for name, value in values.items()}
+    return {name: float(f"{mean.item():.6g}") for name, mean in sorted(means.items())}
 
 
 def _moments(method: Method) -> dict[str, Tensor]:
@@ -93,5 +105,6 @@ def test_the_first_steps_are_those_on_record(suite: str, request: pytest.Fixture
 
 
 def _alike(made: dict[str, Any], golden: dict[str, Any], rel: tuple[float, float]) -> bool:
-    steps = zip(made["steps"], golden["steps"], rel[: len(golden["steps"])], strict=True)
-    return made["answers"] == golden["answers"] and all(a == pytest.approx(b, rel=r, abs=1e-6) for a, b, r in steps)
+    sides = ([*found["steps"], found["inside"], found["made"]] for found in (made, golden))
+    near = (a == pytest.approx(b, rel=rel[at > 0], abs=1e-6) for at, (a, b) in enumerate(zip(*sides, strict=True)))
+    return made["answers"] == golden["answers"] and all(near)
