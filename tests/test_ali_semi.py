@@ -139,6 +139,14 @@ def test_it_learns_and_knows_new_examples_by_both_classifiers() -> None:
     assert torch.equal(answers["predict"], method.predict(new))
 
 
+def test_d_reads_the_mean_of_z_with_an_image_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, seen, judge = ali().eval(), list[Tensor](), ALISemi.logits
+    monkeypatch.setattr(method, "logits", lambda x, z, noise: seen.append(z) or judge(method, x, z, noise))
+    x, _ = quarters(8, seed=1)
+    method.predict(x)
+    assert torch.equal(seen[0], method.embed(x)) and seen[0].std() > 0
+
+
 @torch.no_grad()
 def test_features_are_the_last_hidden_layers_and_the_mean_of_z() -> None:
     method, x = ali().eval(), quarters(5, 0)[0]

@@ -489,6 +489,14 @@ def test_averaged_encoders_answer_with_statistics_of_their_own(factorisation: in
     assert all(torch.equal(dict(model.named_buffers())[name], b) for name, b in learning.items())
 
 
+def test_those_statistics_are_of_the_first_ten_thousand_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[Tensor]()
+    monkeypatch.setattr("models.amm.refit_statistics", lambda net, forward, batches: seen.extend(batches))
+    x = _x(n=10_500)
+    _amm(average_rate=0.25).finish(Data(x, 1.0, Noise.seeded(0)))
+    assert [len(part) for part in seen] == [1000] * 10 and torch.equal(torch.cat(seen), x[:10_000])
+
+
 @pytest.mark.parametrize(("side", "factor"), [("g", 0.0), ("d", 0.0), ("g", 2.0)])
 def test_dropout_can_be_left_out_of_either_player(side: str, factor: float) -> None:
     model = _amm("mnist", **{f"{side}_dropout": factor})

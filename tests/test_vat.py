@@ -139,7 +139,8 @@ def test_only_labelled_examples_move_the_running_statistics() -> None:
 
 @pytest.mark.parametrize("entropy_weight", [0.0, 1.0])
 def test_a_step_follows_the_sum_of_its_losses(entropy_weight: float) -> None:
-    method, twin, of = vat(entropy_weight=entropy_weight), vat(), data()
+    falling: dict[str, Any] = {"decay_start": 0, "decay_every": 1, "steps": 4}  # from the second step on
+    method, twin, of = vat(entropy_weight=entropy_weight, **falling), vat(), data()
     given, noise = batch(of), Noise.seeded(7)
     assert given.x_labelled is not None and given.y_labelled is not None
     logits = twin.net(given.x_labelled - 0.5, noise)
