@@ -178,7 +178,14 @@ def test_readings_change_no_result(make_trial: Make, monkeypatch: pytest.MonkeyP
     assert [set(point["instruments"]) >= {"overlap", "slope_z"} for point in read.curve] == [True] * 3
     again = finished()
     assert again.curve == read.curve
-    monkeypatch.setattr(AMM, "instruments", lambda self, batch: {"x": torch.tensor(math.nan)})
+    seen = list[tuple[bool, int]]()
+
+    def instruments(self: AMM, batch: Batch) -> dict[str, torch.Tensor]:
+        seen.append((self.training, batch.noise.seed()))
+        return {"x": torch.tensor(math.nan)}
+
+    monkeypatch.setattr(AMM, "instruments", instruments)
     other = finished()
+    assert all(training for training, _ in seen) and len({seed for _, seed in seen}) == 3  # noise of its own each time
     assert weights_digest(other.method) == weights_digest(read.method)
     assert [point["instruments"] for point in other.curve] == [{}] * 3  # what is not finite is left out
