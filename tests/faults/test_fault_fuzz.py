@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def test_a_record_without_a_seal_that_was_changed_anywhere_is_tabulated_or_left_
 ) -> None:
     """Those from before there were seals."""
     path = _place(tmp_path, whole)
-    for *way, last in _parts(whole):
+    for (*way, last), fmt in zip(_parts(whole), cycle(("markdown", "latex", "csv")), strict=False):
         changed = copy.deepcopy(whole)
         node: Any = changed
         for key in way:
@@ -211,7 +212,7 @@ def test_a_record_without_a_seal_that_was_changed_anywhere_is_tabulated_or_left_
             assert found == changed or found["digest"] == changed["digest"]
         with suppress(UserError):
             shipped, yours, remarks = table.collected(suite, "paper", tmp_path, tmp_path / "none")
-            assert table.render(suite, "paper", shipped, yours, "markdown", remarks)
+            assert table.render(suite, "paper", shipped, yours, fmt, remarks)
             shown = report.section(suite, tmp_path, tmp_path / "none", True) if "run" in way else None
             assert shown is None or report.markdown([shown], tmp_path, "report")
 
