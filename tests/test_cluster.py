@@ -170,6 +170,7 @@ def test_printed_commands_name_the_data_of_where_they_were_asked_for(
 ) -> None:
     suite = write_suite("kmeans")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AMM_DATA_ROOT", raising=False)
     for root, named in ((None, "data"), ("mine", "mine")):
         if root:
             monkeypatch.setenv("AMM_DATA_ROOT", root)
