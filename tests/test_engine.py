@@ -625,6 +625,7 @@ LARGE = [
     "amm_k30",
     "amm_k20_works",
     "amm_k30_works",
+    "amm_k10_noise",
     "amm_k30_draws",
     "amm_k30_draws_100",
     "aae_k16",
