@@ -900,7 +900,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 @pytest.fixture
 def amm(write_suite: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path, Path]:
     """A suite of one AMM trial, its output folder, and its record."""
-    suite = write_suite("amm", quick='{steps: 80, validate: 4, label: "quick: 80 steps"}')
+    suite = write_suite("amm", quick='{steps: 40, validate: 4, label: "quick: 40 steps"}')
     return suite, tmp_path / "out", tmp_path / "out" / "small" / "quick" / "amm" / "seed00.json"
 
 
@@ -918,8 +918,8 @@ def test_a_run_is_done_once(
     amm: tuple[Path, Path, Path], expected: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite, _, path = amm
-    assert expected["status"] == "done" and expected["result"]["step"] == 80
-    assert len(expected["result"]["curve"]) == 20
+    assert expected["status"] == "done" and expected["result"]["step"] == 40
+    assert len(expected["result"]["curve"]) == 10
     record.write(path, {**expected, "run": {}})
     before = path.stat().st_mtime_ns
     assert main(_arguments(suite, tmp_path / "out")) == 0
@@ -953,7 +953,7 @@ def test_kill_9_of_a_trial_then_sigterm_then_the_same_command_equals_an_undistur
     thread.join()
     assert record.read(path)["status"] == "interrupted"
     state, remarks = checkpoint.load(path.with_suffix(".checkpoint"), expected["digest"])
-    assert state is not None and record.read(path)["reason"] == f"at step {state['step']} of 80" and not remarks
+    assert state is not None and record.read(path)["reason"] == f"at step {state['step']} of 40" and not remarks
 
     assert main(_arguments(suite, out)) == 0
     assert _same(path) == expected

@@ -390,8 +390,9 @@ def _case(make_trial: Callable[..., Trial], name: str, **more: Any) -> Trial:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_that_is_stopped_anywhere_and_restored_equals_one_that_was_not(
-    name: str, make_trial: Callable[..., Trial], tmp_path: Path
+    name: str, make_trial: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("models.amm.DRAWS", 20)  # a thousand draws for each of 18 scorings take half of the time
     trial = _case(make_trial, name)
     whole = _finished(trial).result()
     assert whole is not None
