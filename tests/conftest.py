@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -39,6 +40,12 @@ ROWS = {
     "mismatch": "{row: mismatch, label: wrong nets, method: baselines.ali:ALI, config: {nets: digits, components: 6}}",
     "absurd": "{row: absurd, label: AMM, method: models.amm:AMM, config: {nets: plane, learning_rate: 1e20}}",
 }
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, and its million objects are not walked over for every few hundred new ones."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture

@@ -891,6 +891,26 @@ def _meanwhile(act: Callable[[], None]) -> threading.Thread:
     return thread
 
 
+def _records(out: Path) -> dict[str, dict[str, Any]]:
+    """All records below a folder by row and seed, without what a clock or a machine decides."""
+    return {str(path.relative_to(out)): _same(path) for path in sorted(out.rglob("seed*.json"))}
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, dict[str, Any]]]:
+    """Runs the trials of a suite one after another in this process and returns their records."""
+
+    def run(suite: Path) -> dict[str, dict[str, Any]]:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "dup2", lambda *_: None)  # the log takes standard error over
+            for what in trials(load_suite(suite), "quick"):
+                record.record_path(tmp_path / "alone", what).parent.mkdir(parents=True, exist_ok=True)
+                assert attempted(trial.Job(what, "cpu", str(tmp_path / "alone"), 1)) == trial.DONE
+        return _records(tmp_path / "alone")
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Filled by the first test of the whole command: what the AMM trial gives when nothing happens to it."""
@@ -900,17 +920,18 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 @pytest.fixture
 def amm(write_suite: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path, Path]:
     """A suite of one AMM trial, its output folder, and its record."""
-    suite = write_suite("amm", quick='{steps: 40, validate: 4, label: "quick: 40 steps"}')
+    suite = write_suite("amm", quick='{steps: 60, validate: 4, label: "quick: 60 steps"}')
     return suite, tmp_path / "out", tmp_path / "out" / "small" / "quick" / "amm" / "seed00.json"
 
 
 @pytest.fixture
-def expected(amm: tuple[Path, Path, Path], undisturbed: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+def expected(
+    amm: tuple[Path, Path, Path], undisturbed: dict[str, Any], alone: Callable[[Path], dict[str, dict[str, Any]]]
+) -> dict[str, Any]:
     """The record of the undisturbed trial, run once for this file."""
     if not undisturbed:
-        suite, _, path = amm
-        assert main(_arguments(suite, tmp_path / "alone")) == 0
-        undisturbed.update(_same(tmp_path / "alone" / path.relative_to(tmp_path / "out")))
+        (found,) = alone(amm[0]).values()
+        undisturbed.update(found)
     return undisturbed
 
 
@@ -918,8 +939,8 @@ def test_a_run_is_done_once(
     amm: tuple[Path, Path, Path], expected: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite, _, path = amm
-    assert expected["status"] == "done" and expected["result"]["step"] == 40
-    assert len(expected["result"]["curve"]) == 10
+    assert expected["status"] == "done" and expected["result"]["step"] == 60
+    assert len(expected["result"]["curve"]) == 15
     record.write(path, {**expected, "run": {}})
     before = path.stat().st_mtime_ns
     assert main(_arguments(suite, tmp_path / "out")) == 0
@@ -927,64 +948,25 @@ def test_a_run_is_done_once(
     assert path.stat().st_mtime_ns == before
 
 
-@pytest.mark.fault(1)
-def test_kill_9_of_a_trial_then_sigterm_then_the_same_command_equals_an_undisturbed_run(
+@pytest.mark.fault(1, 2)
+def test_after_kill_9_of_runner_and_of_trial_and_sigterm_the_same_command_equals_an_undisturbed_run(
     amm: tuple[Path, Path, Path], expected: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite, out, path = amm
 
-    def kill() -> None:
-        _until(lambda: _training(path))
-        os.kill(_child_of(os.getpid()), signal.SIGKILL)
+    def disturbed(act: Callable[[], None]) -> int:
+        """The command's exit code when `act` comes once its trial has gone on."""
+        since = path.with_suffix(".checkpoint").stat().st_mtime_ns
 
-    thread = _meanwhile(kill)
-    assert main(_arguments(suite, out)) == 1
-    thread.join()
-    found = record.read(path)
-    assert (found["status"], found["reason"]) == ("killed", "its process was ended by signal 9")
-    since = path.with_suffix(".checkpoint").stat().st_mtime_ns
+        def strike() -> None:
+            _until(lambda: _training(path, since))
+            act()
 
-    def terminate() -> None:
-        _until(lambda: _training(path, since))
-        os.kill(os.getpid(), signal.SIGTERM)
+        thread = _meanwhile(strike)
+        code = main(_arguments(suite, out))
+        thread.join()
+        return code
 
-    thread = _meanwhile(terminate)
-    assert main(_arguments(suite, out)) == 143
-    thread.join()
-    assert record.read(path)["status"] == "interrupted"
-    state, remarks = checkpoint.load(path.with_suffix(".checkpoint"), expected["digest"])
-    assert state is not None and record.read(path)["reason"] == f"at step {state['step']} of 40" and not remarks
-
-    assert main(_arguments(suite, out)) == 0
-    assert _same(path) == expected
-    assert record.read(path)["run"]["resumed"] == 2
-    assert _kept(path) == ["seed00.json"]
-    assert "Traceback" not in capsys.readouterr().err
-
-
-@pytest.mark.fault(15)
-def test_status_tells_a_trial_that_was_killed_from_one_under_way(
-    write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    suite, out = write_suite("amm", quick='{steps: 50000, validate: 4, label: "quick"}'), tmp_path / "out"
-    path = out / "small" / "quick" / "amm" / "seed00.json"
-    status = ["status", "--suite", str(suite), "--budget", "quick", "--out", str(out)]
-    with _runner(suite, out) as runner:
-        _until(lambda: _training(path))
-        assert main(status) == 0
-        os.kill(_child_of(runner.pid), signal.SIGKILL)
-        assert runner.wait(timeout=60) == 1
-    assert path.with_name("seed00.lock.1").exists()
-    assert main(status) == 0
-    told = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
-    assert told == [["amm", "1 under way"], ["amm", "1 killed"]]
-
-
-@pytest.mark.fault(1, 2)
-def test_kill_9_of_the_dispatcher_then_sigint_then_no_time_then_the_same_command_equals_an_undisturbed_run(
-    amm: tuple[Path, Path, Path], expected: dict[str, Any]
-) -> None:
-    suite, out, path = amm
     with _runner(suite, out) as runner:
         _until(lambda: _training(path))
         orphan = _child_of(runner.pid)
@@ -993,21 +975,22 @@ def test_kill_9_of_the_dispatcher_then_sigint_then_no_time_then_the_same_command
     _until(lambda: not Path(f"/proc/{orphan}/stat").exists() or ") Z " in Path(f"/proc/{orphan}/stat").read_text())
     found = record.read(path)
     assert (found["status"], path.with_suffix(".checkpoint").exists()) == ("interrupted", True)
-    since = path.with_suffix(".checkpoint").stat().st_mtime_ns
 
-    def interrupt() -> None:
-        _until(lambda: _training(path, since))
-        os.kill(os.getpid(), signal.SIGINT)
+    assert disturbed(lambda: os.kill(_child_of(os.getpid()), signal.SIGKILL)) == 1
+    found = record.read(path)
+    assert (found["status"], found["reason"]) == ("killed", "its process was ended by signal 9")
 
-    thread = _meanwhile(interrupt)
-    assert main(_arguments(suite, out)) == 130
-    thread.join()
+    assert disturbed(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 143
     assert record.read(path)["status"] == "interrupted"
+    state, remarks = checkpoint.load(path.with_suffix(".checkpoint"), expected["digest"])
+    assert state is not None and record.read(path)["reason"] == f"at step {state['step']} of 60" and not remarks
 
     assert main(_arguments(suite, out, "--time-budget", "0.000001s")) == 3
     assert main(_arguments(suite, out)) == 0
     assert _same(path) == expected
-    assert record.read(path)["run"]["resumed"] == 2
+    assert record.read(path)["run"]["resumed"] == 3
+    assert _kept(path) == ["seed00.json"]
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.fault(12)
@@ -1031,47 +1014,31 @@ def test_failures_are_recorded_and_the_others_complete(
     assert "1 diverged, 1 done, 1 failed" in said and "Traceback" not in said
 
 
-@pytest.mark.fault(11)
-def test_two_runners_on_one_folder_share_the_work(
+@pytest.mark.fault(11, 15)
+def test_a_trial_under_way_is_told_and_left_alone_and_is_no_longer_once_killed(
     write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite, out = write_suite("amm", quick='{steps: 50000, validate: 4, label: "quick"}'), tmp_path / "out"
     path = out / "small" / "quick" / "amm" / "seed00.json"
-    with _runner(suite, out) as first:
+    status = ["status", "--suite", str(suite), "--budget", "quick", "--out", str(out)]
+    with _runner(suite, out) as runner:
         _until(lambda: _training(path))
-        second = main(_arguments(suite, out))
-        first.send_signal(signal.SIGTERM)
-        code = first.wait(timeout=60)
-        assert first.stderr is not None
-        said = first.stderr.read()
-    assert second == 3 and "skipped: another runner has it" in capsys.readouterr().err
-    assert (code, record.read(path)["status"]) == (143, "interrupted"), said
+        assert main(status) == 0
+        assert main(_arguments(suite, out)) == 3
+        os.kill(_child_of(runner.pid), signal.SIGKILL)
+        assert runner.wait(timeout=60) == 1
+    assert path.with_name("seed00.lock.1").exists()
+    assert main(status) == 0
+    said = capsys.readouterr()
+    told = [line.split(maxsplit=1) for line in said.out.splitlines()]
+    assert told == [["amm", "1 under way"], ["amm", "1 killed"]]
+    assert "skipped: another runner has it" in said.err
 
 
 # trials that share a process
 
 
 TWENTY = '{steps: 20, validate: 10, label: "quick"}'
-
-
-def _records(out: Path) -> dict[str, dict[str, Any]]:
-    """All records below a folder by row and seed, without what a clock or a machine decides."""
-    return {str(path.relative_to(out)): _same(path) for path in sorted(out.rglob("seed*.json"))}
-
-
-@pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, dict[str, Any]]]:
-    """Runs the trials of a suite one after another in this process and returns their records."""
-
-    def run(suite: Path) -> dict[str, dict[str, Any]]:
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "dup2", lambda *_: None)  # the log takes standard error over
-            for what in trials(load_suite(suite), "quick"):
-                record.record_path(tmp_path / "alone", what).parent.mkdir(parents=True, exist_ok=True)
-                assert attempted(trial.Job(what, "cpu", str(tmp_path / "alone"), 1)) == trial.DONE
-        return _records(tmp_path / "alone")
-
-    return run
 
 
 @pytest.mark.slow

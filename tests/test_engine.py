@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -648,7 +649,7 @@ SVHN = [
     "sgan",
 ]  # of Table 2; SAMM's are AMM's code
 # ten seconds each, and digits have the like
-HEAVY = {("svhn_semi", row) for row in SVHN if row not in ("supervised", "ali")}
+HEAVY = {("svhn_semi", row) for row in SVHN if row != "supervised"}
 HEAVY |= {("mnist_unsup", "aae_k30_appendix")}
 STUDIES = ["ablation_plane", "ablation_digits", "ablation_mnist14", "checks_mnist14"]  # variants of AMM, many and alike
 ROWS = [
@@ -658,25 +659,34 @@ ROWS = [
     for row in load_suite(name).rows
     if not (name == "mnist_unsup" and row.row in LARGE) and (not name.startswith("svhn") or row.row in SVHN)
 ]
-
-
 KNOBS = [  # that no other row has
     *(("ablation_digits", row) for row in ("averaged", "y_noise_fixed", "learned_y_draws")),
     ("ablation_mnist14", "k30_given_z_30"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "row"), [pytest.param(*at, marks=[pytest.mark.slow] * (at in HEAVY)) for at in ROWS + KNOBS]
-)
-def test_a_shipped_row_takes_the_same_steps_each_way(name: str, row: str, soon: None) -> None:
-    """With its own nets and settings, of which only what comes before and after the steps is made shorter."""
+def _shortened(name: str, row: str) -> Trial:
+    """A trial with its row's nets and settings, of which only what comes before and after the steps is made shorter."""
     (trial,) = trials(load_suite(name), "paper", [row], [0])
     less = {key: 1 for key in ("pretraining_epochs", "n_init") if key in trial.config}
     batch, steps = (2, 5) if trial.data == "svhn" else (4, 6)
-    trial = replace(
+    return replace(
         trial, config={**trial.config, **less}, batch=batch, steps=steps, validate=99, labels=min(trial.labels, 9)
     )
+
+
+def _different() -> list[Any]:
+    """Rows that are still different once shortened: the number of labels tells some apart, and here it does not."""
+    found: dict[str, Any] = {}
+    for at in ROWS + KNOBS:
+        what = json.dumps({**_shortened(*at).to_json(), "row": ""}, sort_keys=True)
+        found.setdefault(what, pytest.param(*at, marks=[pytest.mark.slow] * (at in HEAVY)))
+    return list(found.values())
+
+
+@pytest.mark.parametrize(("name", "row"), _different())
+def test_a_shipped_row_takes_the_same_steps_each_way(name: str, row: str, soon: None) -> None:
+    trial = _shortened(name, row)
     eager, graph = (_finished(_run(trial, mode)) for mode in ("eager", "graph"))
     assert _everything(graph) == _everything(eager)
     assert (graph.engine.name, graph.engine.remark) == ("graph" if graph.steps else "eager", "")

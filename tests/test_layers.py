@@ -750,11 +750,9 @@ def test_the_printed_columns_are_aligned() -> None:
 
 
 def test_the_command_runs_as_a_module() -> None:
-    for name, code in (("plane.PRIOR", 0), ("plane.NOTHING", 2)):
-        command = [sys.executable, "-m", "models.layers", name]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert done.returncode == code
-        assert "Traceback" not in done.stderr
+    command = [sys.executable, "-m", "models.layers", "plane.NOTHING"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
