@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import checkpoint, figures, record
+from bench import checkpoint, figures, pictures, record
 from bench.data import load_for
 from bench.errors import UserError
 from bench.pictures import COLOURS, POINTS, Pictures
@@ -63,6 +63,12 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for trial in trials(load_suite(folder / "tiny.yaml"), "paper"):
         _train(trial, folder / "runs")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """t-SNE takes seconds for as many examples as a reader wants to see."""
+    monkeypatch.setattr(pictures, "PROJECTED", 100)
 
 
 def _main(stored: Path, *arguments: str, out: Path, suite: Path | None = None) -> int:
