@@ -48,6 +48,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
+def pytest_unconfigure() -> None:
+    """What was frozen would pass for a leak at the end."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All that is computed is in double precision, so that no processor's rounding turns a leaky ReLU or a cluster over."""
