@@ -19,6 +19,7 @@ class Repeated(Noise):
 
     def __init__(self, noise: Noise) -> None:
         super().__init__(noise.generator)
+        self.noise = noise
         self.drawn: list[Tensor] = []
         self.at = 0
 
@@ -28,10 +29,10 @@ class Repeated(Noise):
         return self
 
     def keep(self, like: Tensor, p: float) -> Tensor:
-        return self._next(lambda: super(Repeated, self).keep(like, p))
+        return self._next(lambda: self.noise.keep(like, p))
 
     def normal(self, *shape: int) -> Tensor:
-        return self._next(lambda: super(Repeated, self).normal(*shape))
+        return self._next(lambda: self.noise.normal(*shape))
 
     def _next(self, draw: Callable[[], Tensor]) -> Tensor:
         if self.at == len(self.drawn):

@@ -7,8 +7,8 @@
 First come the paper's own cells, then the rivals, those with the least arithmetic first; three seeds of every row, which allow a
 verdict, before the seven others. Trials with a result below --out, --home or results/reference are not run again. Options that
 it does not know are those of `bench.run` that say how to run. On a GPU the seeds of a row share the device, at first three:
-their steps take 7.6 minutes of an H200 for AMM on MNIST. With hours to spend, --share 12 fills it with other rows, for a third
-more steps a second.
+their steps take 7.6 minutes of an H200 for AMM on MNIST. With --share 3 rows of one method share it too, so that the last seed of
+one does not run alone. With hours to spend, --share 12 fills it, for a third more steps a second.
 """
 
 from __future__ import annotations
@@ -182,10 +182,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not options.dry_run:
         laid_out(own.out)
-    code = run.execute(run.unfinished(found, *roots), options)
-    if own.out != own.home and not options.dry_run:
-        print("\n".join(str(path) for path in packed(own.out)))
-    return code
+    try:
+        return run.execute(run.unfinished(found, *roots), options)
+    finally:  # also where a trial's bad input ends all
+        if own.out != own.home and not options.dry_run:
+            parts, stay = packed(own.out)
+            lines = [f"{name}: the pack has no room for it; --merge {own.out} brings it from here" for name in stay]
+            print("\n".join([*map(str, parts), *lines]))
 
 
 def _refuse_unused(own: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -93,8 +93,15 @@ def plain_step(trial: Trial, device: str) -> Callable[[], object]:
     run = Run(trial, torch.device(device), mode="eager", data=partial(made_up, trial))
     run.method.prepare(run.dataset.train)
     index = torch.arange(trial.batch, device=device)
-    unlabelled = plain.batches(run.dataset.train.x.cpu(), trial.batch, run.dataset.scale)
-    return lambda: run.method.update(Batch(next(unlabelled)[0].to(device), run.noise, index=index))
+    data = made_up(trial, Noise.seeded(0)).train
+    batches = plain.batches(data.x, trial.batch, data.scale, data.x_labelled, data.y_labelled)
+
+    def step() -> object:
+        x, *labelled = (part.to(device) for part in next(batches))
+        x_labelled, y_labelled = labelled or (None, None)
+        return run.method.update(Batch(x, run.noise, x_labelled, y_labelled, index))
+
+    return step
 
 
 def product(device: str, precision: Precision = "fp32") -> Callable[[], float]:

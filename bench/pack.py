@@ -20,17 +20,24 @@ from bench.record import FINAL, digest_today, parse, place, read, sources, store
 from bench.statistics import Record
 
 PART = 15 * 2**20  # bytes of a packed file
+MOST = 4 * PART  # bytes of a pack: few files, and of these a part alone is worth nothing
 PARTS = "campaign.tar.[0-9][0-9][0-9]"
 MANIFEST = "manifest.json"  # the last member of a pack
 CARRIED = (".json", ".checkpoint", ".weights")  # not locks and logs
 
 
-def packed(out: Path) -> list[Path]:
-    """Packs records, checkpoints and weights below `out` into <out>/campaign.tar.000 and so on, each below 16 MiB."""
+def packed(out: Path) -> tuple[list[Path], list[str]]:
+    """Packs records, checkpoints and weights below `out` into <out>/campaign.tar.000 and so on, each below 16 MiB.
+
+    Returns these, and the names of the files that found no room in MOST bytes. Without any file there is no pack.
+    """
+    chosen, stay = _chosen(_carried(out))
+    if not chosen:
+        return [], stay
     file = io.BytesIO()
     sums = {}
     with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, data in _carried(out).items():
+        for name, data in chosen.items():
             sums[name] = hashlib.sha256(data).hexdigest()
             _add(tar, name, data)
         _add(tar, MANIFEST, _manifest(sums))
@@ -45,7 +52,30 @@ def packed(out: Path) -> list[Path]:
             raise UserError(
                 f"{old}: is of the pack before and cannot be removed ({error.strerror}); remove it"
             ) from None
-    return parts
+    return parts, stay
+
+
+def _chosen(content: Mapping[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
+    """What fits into MOST bytes: results, then trials under way, the furthest first, then weights; and the names of the rest."""
+    found: list[tuple[tuple[int, int], dict[str, bytes]]] = []
+    for stem, files in _by_trial(content).items():
+        final, step = _reach(files, stem)
+        named = {stem + ending: data for ending, data in files.items()}
+        if final:  # whose record comes without the rest rather than not at all
+            found.append(((0, 0), {f"{stem}.json": named.pop(f"{stem}.json")}))
+            found += [((2, 0), {name: data}) for name, data in named.items()]
+        else:
+            found.append(((1, -step), named))
+    chosen: dict[str, bytes] = {}
+    stay: list[str] = []
+    room = MOST
+    for _, named in sorted(found, key=lambda each: each[0]):
+        size = sum(len(data) + 2 * tarfile.BLOCKSIZE for data in named.values())  # with its head, and filled to a block
+        if size > room:
+            stay += named
+        else:
+            chosen, room = chosen | named, room - size
+    return chosen, sorted(stay)
 
 
 def laid_out(out: Path) -> list[str]:

@@ -6,6 +6,7 @@ as many take turns as long as the steps of all together grow. Without memory for
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -95,6 +96,7 @@ class Pool:
         self.limit, self.grows = max(1, (len(self.going) + 1) // 2), False
         self.leaving = set(list(self.going)[self.limit :])
         if self.device.type == "cuda":
+            gc.collect()  # a run and its engine hold each other
             torch.cuda.synchronize(self.device)
             torch.cuda.empty_cache()
 

@@ -154,23 +154,17 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def benchmark(rows: Sequence[str], device: str, threads: int, rounds: int) -> dict[str, Any]:
-    """Measures, row after row, and says with what."""
+def benchmark(rows: Sequence[str], device: str, threads: int, rounds: int) -> Iterator[dict[str, Any]]:
+    """Measures, row after row, and says with what: the answer so far after each, so that what ends one row costs no other."""
     known = {row: trial_of(row) for row in rows}
     for trial in known.values():
         require_device(trial.precision, device)
-    found = []
-    for row, trial in known.items():
-        print(row, file=sys.stderr, flush=True)
-        samples = measure(row, device, threads, rounds)
-        found.append({**summarise(row, trial.batch, samples), "samples": samples})
     options = {"device": device, "threads": threads, "rounds": rounds}
     name = provenance.cpu_name() if device == "cpu" else torch.cuda.get_device_name(device)
     # the harness itself runs on the CPU whatever the device: it is measured there alone
     harness = overhead.measure(rounds) if device == "cpu" else {}
-    own = {what: _spread(numpy.array(seconds)) for what, seconds in harness.items()}
     told = [] if tuple(rows) == ROWS else [f"--rows {row}" for row in rows]
-    return {
+    about = {
         "schema": SCHEMA,
         "command": " ".join(["python -m bench.speed", *told, *(f"--{key} {value}" for key, value in options.items())]),
         **options,
@@ -178,9 +172,14 @@ def benchmark(rows: Sequence[str], device: str, threads: int, rounds: int) -> di
         "cores": cores(),
         "torch": torch.__version__,
         "git": provenance.code(),
-        "overhead": own,
-        "rows": found,
+        "overhead": {what: _spread(numpy.array(seconds)) for what, seconds in harness.items()},
     }
+    found: list[dict[str, Any]] = []
+    for row, trial in known.items():
+        print(row, file=sys.stderr, flush=True)
+        samples = measure(row, device, threads, rounds)
+        found.append({**summarise(row, trial.batch, samples), "samples": samples})
+        yield {**about, "rows": found}
 
 
 @one_line
@@ -194,11 +193,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         writable(options.out.parent)
     rows = options.rows or ROWS
     (device,) = device_slots(options.device, 1)  # refuses one that is not there
-    found = benchmark(rows, device, options.threads, options.rounds)
+    for found in benchmark(rows, device, options.threads, options.rounds):
+        if options.out:
+            write_output(ended(options.out, ".md"), render(found))
+            write_output(ended(options.out, ".json"), json.dumps(found, indent=1, allow_nan=False) + "\n")
     print(render(found), end="")
-    if options.out:
-        write_output(ended(options.out, ".md"), render(found))
-        write_output(ended(options.out, ".json"), json.dumps(found, indent=1, allow_nan=False) + "\n")
     return 0
 
 

@@ -123,13 +123,14 @@ class Run:
         device = self.noise.device
         self.step, self.curve, self.confusion = state["step"], state["curve"], state["confusion"]
         self.drawn = state["drawn"]
-        self.trace.restore(state["trace"], device)
         self.prepared, self.seconds, self.resumed = state["prepared"], state["seconds"], state["resumed"] + 1
-        self.method.load_state_dict(state["module"])
-        for name, optimizer in self.method.optimizers().items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        self.noise.generator.set_state(state["noise"])
-        self.order, self.labelled_order = state["order"].to(device), state["labelled_order"].to(device)
+        with self.engine.on_stream():  # memory of another stream might be given away while this one still reads it
+            self.trace.restore(state["trace"], device)
+            self.method.load_state_dict(state["module"])
+            for name, optimizer in self.method.optimizers().items():
+                optimizer.load_state_dict(state["optimizers"][name])
+            self.noise.generator.set_state(state["noise"])
+            self.order, self.labelled_order = state["order"].to(device), state["labelled_order"].to(device)
         self.engine.take_over()
 
     # the loop

@@ -73,7 +73,14 @@ def test_a_step_counts_what_it_must() -> None:
 
 
 @pytest.mark.parametrize(
-    "row", ["plane_unsup/amm@20", "digits_semi/samm@20", "digits_unsup/catgan@20", "mnist_unsup/amm_k10@4"]
+    "row",
+    [
+        "plane_unsup/amm@20",
+        "digits_semi/samm@20",
+        "digits_semi/vat_small@20",
+        "digits_unsup/catgan@20",
+        "mnist_unsup/amm_k10@4",
+    ],
 )
 def test_every_contender_takes_steps(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = contenders.trial_of(row)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ class Carried(Noise):
 def _steps(suite: str, row: str, device: torch.device, precision: Precision, n: int = 3) -> tuple[Method, list[Any]]:
     """A method after `n` steps of 16 made-up examples, and its losses."""
     trial = trials(load_suite(suite), "paper", [row], [0])[0]
+    if "xi" in trial.config:  # a millionth of a pixel, whose direction hangs on the last bits of the logits
+        trial = replace(trial, config={**trial.config, "xi": 1e-2})
     source = SOURCES[trial.data]
     images = torch.randint(256, (64, *source.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     y = (torch.arange(64) % source.n_classes).to(device)
@@ -98,17 +101,25 @@ def _steps(suite: str, row: str, device: torch.device, precision: Precision, n: 
     return method, [{name: float(value) for name, value in step.items()} for step in losses]
 
 
+@cache
+def _on_the_cpu(suite: str, row: str) -> list[Any]:
+    """The losses that every precision of a GPU is held against."""
+    return _steps(suite, row, CPU, "fp32")[1]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 @pytest.mark.parametrize(("suite", "row"), ROWS)
 def test_a_few_steps_agree_with_the_cpu(suite: str, row: str, precision: Precision) -> None:
     if precision == "tf32" and DEVICE.type == "cpu":
         pytest.skip("a CPU has no tf32")
+    if row.startswith("vat") and precision != "fp32":
+        pytest.skip("the worst direction is that of a difference of logits, which rounding outdoes")
     method, losses = _steps(suite, row, DEVICE, precision)
-    _, expected = _steps(suite, row, CPU, "fp32")
-    for step, (found, wanted) in enumerate(zip(losses, expected, strict=True)):
+    for step, (found, wanted) in enumerate(zip(losses, _on_the_cpu(suite, row), strict=True)):
         for name, value in wanted.items():
             # Adam's first steps are as long for a gradient that is rounding as for any other
             close = TOLERANCE[precision] * (1 + 4 * step) * max(1.0, abs(value))
+            close += (name == "train_error") / 16  # one of the examples, whose two largest logits may be close
             assert found[name] == pytest.approx(value, abs=close), (name, step)
     assert all(bool(p.isfinite().all()) and p.device.type == DEVICE.type for p in method.parameters())
 
@@ -215,7 +226,11 @@ GRAPHS = [("mnist_unsup", "amm_k10"), ("mnist_unsup", "amm_k10_fixed"), ("digits
 GRAPHS += [
     ("digits_unsup", row) for row in ("aae", "ali_kmeans", "gmvae", "vade", "imsat", "lalnets", "catgan", "infogan")
 ]
-GRAPHS += [("mnist_unsup", "lalnets"), ("digits_semi", "supervised")]
+GRAPHS += [("mnist_unsup", "lalnets"), ("mnist_unsup", "aae_k30_appendix"), ("digits_semi", "samm_two")]
+GRAPHS += [
+    ("digits_semi", row)
+    for row in ("supervised", "vat_small", "improvedgan", "badgan", "ali", "aae", "triplegan", "sgan")
+]
 
 
 @pytest.mark.parametrize(("suite", "row"), GRAPHS)
@@ -278,7 +293,8 @@ def test_buffers_that_are_replaced_between_steps_are_captured_anew(soon: None) -
     _advance(moved, 6)
     assert moved.engine.name == "graph"
     for parameter in moved.method.parameters():
-        parameter.data = parameter.data.clone()
+        with moved.engine.on_stream():
+            parameter.data = parameter.data.clone()
     moved.engine.forget_if_moved()
     assert moved.engine.name == "eager"
     _advance(moved)

@@ -57,7 +57,7 @@ def test_what_is_packed_comes_home(
     _save(going, found[1], 7, padding=torch.zeros(4096))
     for name in ("seed01.checkpoint.previous", "seed01.lock", "seed01.log"):
         going.with_name(name).write_bytes(b"x")
-    parts = pack.packed(out)
+    parts, _ = pack.packed(out)
     assert len(parts) > 3 and max(part.stat().st_size for part in parts) <= 4096
     carried = tmp_path / "carried"
     carried.mkdir()
@@ -85,8 +85,37 @@ def test_a_file_that_goes_while_it_is_packed_or_cannot_be_read(
     (tmp_path / "parts" / "campaign.tar.000").mkdir(parents=True)
     with pytest.raises(UserError, match=r"campaign.tar.000: cannot be read \(Is a directory\); mend that"):
         pack.unpacked(tmp_path / "parts")
+    store(tmp_path / "parts", found[0])
     with pytest.raises(UserError, match=r"cannot write .*campaign.tar.000 \(not a regular file\)"):
         pack.packed(tmp_path / "parts")
+
+
+def test_a_pack_holds_every_result_and_of_the_rest_what_has_room(
+    store: Callable[..., Path], found: list[Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    done, *going = store(out, found[0]), store(out, found[1], "interrupted"), store(out, found[2], "interrupted")
+    done.with_suffix(".weights").write_bytes(bytes(2**16))
+    for path, trial, step in zip(going, found[1:], (5, 7), strict=True):
+        _save(path, trial, step, padding=torch.zeros(2**13))
+    size = going[1].with_suffix(".checkpoint").stat().st_size
+    for room, kept, left in (
+        (2**14, ["seed00.json"], 5),
+        (size + 2**14, ["seed00.json", "seed02.checkpoint", "seed02.json"], 3),  # the one that is further
+        (2 * size + 2**15, sorted(path.name for path in out.rglob("seed*.[cj]*")), 1),
+    ):
+        monkeypatch.setattr(pack, "MOST", room)
+        parts, stay = pack.packed(out)
+        carried = tmp_path / str(room)
+        carried.mkdir()
+        for part in parts:
+            (carried / part.name).write_bytes(part.read_bytes())
+        assert sorted(Path(name).name for name in pack.unpacked(carried)) == kept and len(stay) == left
+        assert (
+            sum(part.stat().st_size for part in parts) <= room + tarfile.RECORDSIZE + 2**12
+        )  # the manifest and the end
+    assert stay == [str(done.with_suffix(".weights").relative_to(out))]
+    assert pack.packed(tmp_path / "nowhere") == ([], []) and not (tmp_path / "nowhere").exists()
 
 
 def test_a_campaign_goes_on_from_the_pack_that_it_is_given(
@@ -109,9 +138,9 @@ def test_a_campaign_goes_on_from_the_pack_that_it_is_given(
     assert loose(out) == loose(made)
     store(out, found[2])
     monkeypatch.setattr(pack, "PART", 4096)
-    parts = pack.packed(out)
+    parts, _ = pack.packed(out)
     monkeypatch.setattr(pack, "PART", 2**20)
-    assert len(parts) > 1 and pack.packed(out) == parts[:1]  # those that are too many go
+    assert len(parts) > 1 and pack.packed(out) == (parts[:1], [])  # those that are too many go
     assert set(map(str, loose(out))) == set(pack.unpacked(out))
     assert (out / "campaign.tar.gz").read_bytes() == b"the user's own"
     assert pack.laid_out(tmp_path / "nowhere") == []
@@ -319,7 +348,7 @@ def test_a_pack_that_is_not_whole_is_refused(
     monkeypatch.setattr(pack, "PART", 512)  # the size of a member's head: a missing part looks like the end
     for trial in found[:3]:
         store(tmp_path / "out", trial)
-    parts = pack.packed(tmp_path / "out")
+    parts, _ = pack.packed(tmp_path / "out")
     while not any(parts[-1].read_bytes()):  # zeros behind the manifest, which nobody would miss
         parts.pop().unlink()
     whole = [part.read_bytes() for part in parts]
@@ -355,7 +384,7 @@ def test_what_was_not_packed_by_a_campaign(store: Callable[..., Path], tmp_path:
     with pytest.raises(UserError, match="neither records nor"):
         pack.merge(tmp_path, tmp_path / "home", False)
     store(tmp_path / "out", found[0])
-    (part,) = pack.packed(tmp_path / "out")
+    (part,), _ = pack.packed(tmp_path / "out")
     part.write_bytes(b"junk" * 200)
     with pytest.raises(UserError, match="damaged or not all there"):
         pack.merge(tmp_path / "out", tmp_path / "home", False)

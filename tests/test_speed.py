@@ -28,7 +28,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_processes_take_turns() -> None:
-    found = speed.benchmark(["plane_unsup/amm"], "cpu", 1, 1)
+    (found,) = speed.benchmark(["plane_unsup/amm"], "cpu", 1, 1)
     (row,) = found["rows"]
     assert row["plain_over_ours"]["median"] > 0 and row["flops"] > 1e6
     assert "| plane_unsup/amm " in speed.render(found)
