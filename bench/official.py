@@ -6,6 +6,7 @@ The bytes that were checked are the bytes that are parsed. SVHN may also be what
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import os
 import socket
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -114,9 +116,9 @@ MNIST_FILES: dict[str, tuple[int, str]] = {  # size in bytes, sha256
 
 
 def mnist(root: Path, extra: bool) -> Stored:
-    """MNIST from its official files; no socket is opened if all are there."""
+    """MNIST from its official files, compressed or not; no socket is opened if all are there."""
     raw = root / MNIST_RAW
-    if not all(os.path.exists(raw / name) for name in MNIST_FILES):
+    if not all(os.path.exists(_either(raw / name)) for name in MNIST_FILES):
         from torchvision.datasets import MNIST  # slow to import, and needed for this alone
 
         def get(part: Path) -> Path:
@@ -124,14 +126,25 @@ def mnist(root: Path, extra: bool) -> Stored:
             return part / MNIST_RAW
 
         _fetch(root, raw, MNIST_FILES, "MNIST", " or ".join(MNIST.mirrors), get, MNIST_FILES)
-    x, y, x_test, y_test = (_official(raw / name, *expected) for name, expected in MNIST_FILES.items())
+    x, y, x_test, y_test = (_official(_either(raw / name), *expected) for name, expected in MNIST_FILES.items())
     # an IDX header has 4 bytes and 4 more for each dimension
     return Stored(x[16:].view(-1, 1, 28, 28), y[8:].long(), x_test[16:].view(-1, 1, 28, 28), y_test[8:].long())
+
+
+def _either(path: Path) -> Path:
+    """The file, or where that is not there the compressed one, as MNIST is published."""
+    compressed = path.with_name(f"{path.name}.gz")
+    return compressed if os.path.exists(compressed) and not os.path.exists(path) else path
 
 
 def _official(path: Path, size: int, sha256: str) -> Tensor:
     """The bytes of an official file, uint8 [size]; raises UserError unless it is exactly that file."""
     content = _content(path)
+    if path.suffix == ".gz":
+        with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(io.BytesIO(content)) as file:
+            content = bytearray(
+                file.read(size + 1)
+            )  # no more, whatever it may hold; what is damaged is told as it lies
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise UserError(

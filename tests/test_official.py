@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -125,6 +126,22 @@ def test_damaged_file_is_named(fake: Files, tmp_path: Path, name: str, damage: s
     assert str(raw / name) in message and f"{len(bad[damage])} bytes" in message and f"{len(good)} bytes" in message
     assert hashlib.sha256(good).hexdigest()[:12] in message and "delete it" in message
     assert (raw / name).read_bytes() == bad[damage]
+
+
+def test_files_may_be_compressed_as_they_are_published(fake: Files, tmp_path: Path) -> None:
+    name, *others = fake
+    packed = {f"{other}.gz": gzip.compress(fake[other]) for other in others}
+    raw = _write(tmp_path, packed | {name: fake[name], f"{name}.gz": b"not looked at"})
+    found = _mnist(tmp_path)
+    assert found.x_test.numpy().tobytes() == fake["t10k-images-idx3-ubyte"][16:]
+    assert found.y.tolist() == list(range(10)) * 4
+    path = raw / f"{others[0]}.gz"
+    good = packed[path.name]
+    longer, flipped = gzip.compress(fake[others[0]] + bytes(1000)), good[:20] + bytes([good[20] ^ 255]) + good[21:]
+    for bad in (b"", good[:-1], good[: len(good) // 2], flipped, longer, b"<html>403</html>", good + good):
+        path.write_bytes(bad)
+        message = _refused(lambda: _mnist(tmp_path))
+        assert f"{path} is not the official file" in message and path.read_bytes() == bad
 
 
 def _unreachable(url: str, download_root: str, filename: str, md5: str) -> None:
