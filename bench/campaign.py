@@ -183,12 +183,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.dry_run:
         laid_out(own.out)
     try:
-        return run.execute(run.unfinished(found, *roots), options)
+        return run.execute(run.unfinished(found, *roots), options, partly=True)
     finally:  # also where a trial's bad input ends all
         if own.out != own.home and not options.dry_run:
             parts, stay = packed(own.out)
             lines = [f"{name}: the pack has no room for it; --merge {own.out} brings it from here" for name in stay]
-            print("\n".join([*map(str, parts), *lines]))
+            for line in [*map(str, parts), *lines]:
+                print(line)
 
 
 def _refuse_unused(own: argparse.Namespace, rest: Sequence[str]) -> None:

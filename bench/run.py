@@ -177,8 +177,8 @@ def watch(trials: Sequence[Trial], options: argparse.Namespace) -> int:
         time.sleep(options.watch)
 
 
-def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
-    """Runs what has no result yet."""
+def execute(trials: Sequence[Trial], options: argparse.Namespace, partly: bool = False) -> int:
+    """Runs what has no result yet; with `partly` also where some of the data cannot be had."""
     from bench.engine import require_device  # imports torch
 
     check(options)
@@ -209,7 +209,8 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
 
     out, root = writable(options.out), options.data_root
     how = (root, options.checkpoint_every, seconds, options.keep_weights, options.share, options.engine)
-    require(left, root)
+    before, missing = len(trials) - len(left), require(left, root, partly)
+    left = [trial for trial in left if trial.data not in missing]
     if options.backend == "dask":
         from bench.cluster import dispatch
 
@@ -217,7 +218,7 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace) -> int:
     else:
         dispatcher = Dispatcher(Plan(devices, threads, out, *how), Board())
         outcomes = dispatcher.run(left)
-    return report(outcomes, len(trials) - len(left), dispatcher.signal)
+    return report(outcomes, before, dispatcher.signal) or (UNFINISHED if missing else 0)
 
 
 def unfinished(trials: Sequence[Trial], *roots: Path) -> list[Trial]:
@@ -247,16 +248,31 @@ def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[s
     return 0
 
 
-def require(trials: Sequence[Trial], root: Path | None) -> None:
-    """Imports the methods and loads the data once before any trial does, so that what is wrong with them is met here and once."""
+def require(trials: Sequence[Trial], root: Path | None, partly: bool = False) -> set[str]:
+    """Imports the methods and loads the data once before any trial does, so that what is wrong with them is met here and once.
+
+    With `partly` returns the names of data that cannot be had, with a line for each; UserError if there are no others.
+    """
     from bench.data import load_for
     from bench.plan import method_of
     from models.noise import Noise
 
     for trial in {trial.method: trial for trial in trials}.values():
         method_of(trial)
+    missing: dict[str, UserError] = {}
     for trial in {(trial.data, trial.split): trial for trial in trials}.values():
-        load_for(trial, Noise.seeded(0), root)
+        try:
+            if trial.data not in missing:
+                load_for(trial, Noise.seeded(0), root)
+        except UserError as error:
+            missing[trial.data] = error
+            if not partly:
+                raise
+    if missing and missing.keys() == {trial.data for trial in trials}:
+        raise next(iter(missing.values()))
+    for data, why in missing.items():
+        print(f"{data} is left out: {why}", file=sys.stderr)
+    return set(missing)
 
 
 def report(outcomes: Counter[str], before: int, signal: int) -> int:

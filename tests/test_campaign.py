@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from bench import campaign, record
 from bench.cli import closed
+from bench.errors import UserError
 from bench.suite import Trial
 
 
@@ -81,11 +83,11 @@ def test_plan_and_run_as_commands(
     for stops in (["--plan"], ["--merge", str(tmp_path)]):
         assert campaign.main([*stops, *where[2:], "--time-budget", "9m"]) == 2
         assert capsys.readouterr().err == f"error: --time-budget: {stops[0]} does not read it; remove it\n"
-    monkeypatch.setattr(campaign.run, "execute", lambda *_: 0)
+    monkeypatch.setattr(campaign.run, "execute", lambda *_, **__: 0)
     assert campaign.main([*where, "--dry-run"]) == 0 and not (tmp_path / "out").exists()  # it packs nothing
     asked: list[list[Trial]] = []
 
-    def execute(trials: list[Trial], options: Any) -> int:
+    def execute(trials: list[Trial], options: Any, partly: bool) -> int:
         asked.append(trials)
         assert options.time_budget == "9m" and options.out == tmp_path / "out"
         store(options.out, trials[0])
@@ -96,6 +98,47 @@ def test_plan_and_run_as_commands(
     assert asked[0][:2] == found[1:3] and (tmp_path / "out/campaign.tar.000").exists()
     assert campaign.main(["--merge", str(tmp_path / "out"), *where[2:]]) == 0
     assert record.record_path(tmp_path / "home", replace(found[1])).exists()
+
+
+def test_a_campaign_runs_what_has_its_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, there, ran = tmp_path / "out", {"mnist"}, list[list[Trial]]()
+    where = ["--out", str(out), "--home", str(tmp_path / "home"), "--reference", str(tmp_path), "--device", "cpu"]
+
+    def load(trial: Trial, noise: object, root: object) -> None:
+        if trial.data not in there:
+            raise UserError(f"{trial.data} is nowhere")
+
+    def dispatch(dispatcher: object, trials: list[Trial]) -> Counter[str]:
+        ran.append(trials)
+        return Counter(done=len(trials))
+
+    monkeypatch.setattr("bench.data.load_for", load)
+    monkeypatch.setattr("bench.dispatch.Dispatcher.run", dispatch)
+    assert campaign.main(where) == 3
+    left_out, counted = capsys.readouterr().err.splitlines()
+    assert left_out == "svhn is left out: svhn is nowhere" and counted.endswith("0 had a result before")
+    assert {trial.data for trial in ran[0]} == {"mnist"}
+    there.add("svhn")
+    assert campaign.main(where) == 0 and {trial.data for trial in ran[1]} == {"mnist", "svhn"}
+    there.clear()
+    capsys.readouterr()
+    assert campaign.main(where) == 2 and capsys.readouterr().err == "error: mnist is nowhere\n"
+    assert len(ran) == 2 and not (out / "campaign.tar.000").exists()
+
+
+def test_a_campaign_packs_what_it_has_whatever_ends_it(
+    store: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(trials: list[Trial], options: Any, partly: bool) -> int:
+        store(options.out, trials[0])
+        raise UserError("the file is cut")
+
+    monkeypatch.setattr(campaign.run, "execute", execute)
+    assert campaign.main(["--out", str(tmp_path / "out"), "--home", str(tmp_path / "home")]) == 2
+    said = capsys.readouterr()
+    assert said.err == "error: the file is cut\n" and said.out == f"{tmp_path}/out/campaign.tar.000\n"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +165,7 @@ def test_what_a_campaign_would_pass_over_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(campaign.run, "execute", lambda *_: pytest.fail("it ran"))
+    monkeypatch.setattr(campaign.run, "execute", lambda *_, **__: pytest.fail("it ran"))
     assert campaign.main(given) == 2
     found = capsys.readouterr()
     assert found.err.startswith(f"error: {said}") and found.err.count("\n") == 1 and not found.out
@@ -135,7 +178,7 @@ def test_ctrl_c_ends_it_as_it_ends_a_run(at: str, tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     monkeypatch.setattr(campaign, "ordered", lambda *_: [])
-    monkeypatch.setattr(campaign.run, "execute", lambda *_: 0)
+    monkeypatch.setattr(campaign.run, "execute", lambda *_, **__: 0)
     monkeypatch.setattr(campaign, at, stopped)
     assert closed(lambda: campaign.main(["--merge" if at == "merge" else "--out", str(tmp_path)])) == 130
 

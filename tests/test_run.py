@@ -480,7 +480,7 @@ def test_methods_and_data_are_looked_for_before_any_trial_is_started(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr("bench.run.require", lambda *_: order.append("require"))
+    monkeypatch.setattr("bench.run.require", lambda *_: order.append("require") or set())
     monkeypatch.setattr("bench.dispatch.Dispatcher.run", lambda *_: order.append("run") or Counter({"done": 6}))
     assert main(["--suite", str(suite), "--budget", "quick", "--out", str(tmp_path), "--device", "cpu"]) == 0
     assert order == ["require", "run"]
