@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from bench.provenance import ROOT
+
+STARTED = "AMM_STARTED"  # in a child's environment: when it was started, by the clock that all processes share
 
 
 class Worker:
@@ -84,6 +87,7 @@ def environment(threads: int) -> dict[str, str]:
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     return {
         **os.environ,
+        STARTED: repr(time.monotonic()),
         "PYTHONPATH": path,
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),

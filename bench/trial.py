@@ -31,6 +31,7 @@ from bench.errors import Diverged, UserError, told
 from bench.files import NO_SPACE, sweep
 from bench.lock import Lock, Lost, acquire
 from bench.pool import BUSY, DONE, FAILED, UNFINISHED, USER_ERROR, Going, Pool
+from bench.process import STARTED
 from bench.sources import SOURCES
 from bench.suite import Trial
 from bench.trainer import Run
@@ -295,13 +296,16 @@ def main() -> int:
     keep_apart()
     stop = Stop()
     pool: Pool | None = None
+    started = float(os.environ.get(STARTED, "inf"))
     while True:
         idle = pool is None or not pool.busy()
         line = stop.jobs.get() if idle or not stop.jobs.empty() else ""
         if line:
             job = build(Job, json.loads(line), "job")
-            if job.seconds is not None:  # the end is the same for all jobs; the first one was read soonest
-                stop.until = min(stop.until or math.inf, time.monotonic() + job.seconds)
+            if job.seconds is not None:
+                # the end is the same for all jobs; the first one was read soonest, and sent before torch was imported
+                stop.until = min(stop.until or math.inf, min(started, time.monotonic()) + job.seconds)
+                started = math.inf
             pool = pool or Pool(job.share, torch.device(job.device), stop)
             pool.add(job.number, partial(attempt, job, stop, pool))
         if pool is None or not pool.busy():

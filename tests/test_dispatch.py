@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import checkpoint, record, trainer, trial
+from bench import checkpoint, process, record, trainer, trial
 from bench.dispatch import Dispatcher, Plan
 from bench.errors import UserError
 from bench.plan import trials
@@ -389,10 +389,15 @@ def test_a_trial_notices_that_its_parent_is_gone(stop: tuple[trial.Stop, Any]) -
     assert asked()
 
 
+@pytest.mark.parametrize("ago", [None, 20.0])
 def test_the_time_for_all_jobs_is_counted_from_the_first_one_on(
-    stop: tuple[trial.Stop, Any], make_trial: Callable[..., Trial], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: tuple[trial.Stop, Any],
+    make_trial: Callable[..., Trial],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ago: float | None,
 ) -> None:
-    """Also for a trial that begins when another has ended."""
+    """Also for a trial that begins when another has ended; a process that was started so long ago has used some of it."""
     asked, seen = stop[0], []
 
     def attempt(job: trial.Job, stop: trial.Stop, pool: Pool) -> Any:
@@ -407,12 +412,15 @@ def test_the_time_for_all_jobs_is_counted_from_the_first_one_on(
     monkeypatch.setattr(trial, "Stop", lambda: asked)
     monkeypatch.setattr(trial, "attempt", attempt)
     before = time.monotonic()
+    monkeypatch.delenv(process.STARTED, raising=False)
+    if ago:
+        monkeypatch.setenv(process.STARTED, repr(before - ago))
     for number in range(3):
         what = trial.Job(make_trial(), "cpu", str(tmp_path), 1, seconds=100.0, number=number, share=2)
         asked.jobs.put(json.dumps(asdict(what)))
     assert trial.main() == 0
     assert len(seen) == 3 and len(set(seen)) == 1
-    assert before + 100 <= seen[0] <= time.monotonic() + 100
+    assert before + 100 <= seen[0] + (ago or 0) <= time.monotonic() + 100
 
 
 def test_a_second_signal_leaves_at_once(stop: tuple[trial.Stop, Any], monkeypatch: pytest.MonkeyPatch) -> None:
