@@ -141,10 +141,9 @@ def _official(path: Path, size: int, sha256: str) -> Tensor:
     """The bytes of an official file, uint8 [size]; raises UserError unless it is exactly that file."""
     content = _content(path)
     if path.suffix == ".gz":
+        # what is damaged is told as it lies
         with contextlib.suppress(OSError, EOFError, zlib.error), gzip.open(io.BytesIO(content)) as file:
-            content = bytearray(
-                file.read(size + 1)
-            )  # no more, whatever it may hold; what is damaged is told as it lies
+            content = bytearray(file.read(size + 1))  # no more, whatever it may hold
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise UserError(

@@ -587,30 +587,31 @@ def test_several_workers_run_at_once_and_each_has_its_device(
     assert sorted(devices) == ["cpu", "cpu", "meta", "meta"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_passed_on_and_ends_the_run(
-    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path, number: int
 ) -> None:
     script = f"trap 'echo term >> {tmp_path}/said; exit 3' TERM\ntouch {tmp_path}/up\nsleep 5 >&- & wait"
     dispatcher, told = child(script)
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
     what = make_trial()
     record.write(record.record_path(dispatcher.plan.out, what), record.new_record(what, "interrupted", "at step 0"))
 
     def interrupt() -> None:
         while not (tmp_path / "up").exists():
             time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     outcome = dispatcher.run([what, make_trial(seed=1)])
     thread.join()
     assert outcome == {"interrupted": 1, "pending": 1}
-    assert dispatcher.signal == signal.SIGINT
+    assert dispatcher.signal == number
     assert (tmp_path / "said").read_text(encoding="utf-8") == "term\n"
     stopping, ended = told.getvalue().splitlines()
     assert stopping.startswith("stopping: ") and "a second signal" in stopping and "interrupted: " in ended
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
 
 
 def test_a_signal_may_come_while_a_line_is_printed() -> None:
