@@ -187,9 +187,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:  # also where a trial's bad input ends all
         if own.out != own.home and not options.dry_run:
             parts, stay = packed(own.out)
-            lines = [f"{name}: the pack has no room for it; --merge {own.out} brings it from here" for name in stay]
-            for line in [*map(str, parts), *lines]:
-                print(line)
+            for path in parts:
+                print(path)
+            for name in stay:
+                print(f"{name}: the pack has no room for it; --merge {own.out} brings it from here")
 
 
 def _refuse_unused(own: argparse.Namespace, rest: Sequence[str]) -> None:

@@ -112,14 +112,13 @@ def _on_the_cpu(suite: str, row: str) -> list[Any]:
 def test_a_few_steps_agree_with_the_cpu(suite: str, row: str, precision: Precision) -> None:
     if precision == "tf32" and DEVICE.type == "cpu":
         pytest.skip("a CPU has no tf32")
-    if row.startswith("vat") and precision != "fp32":
-        pytest.skip("the worst direction is that of a difference of logits, which rounding outdoes")
+    if row.startswith("vat") and precision == "bf16":
+        pytest.skip("the worst direction is that of a difference of logits, which eight bits outdo")
     method, losses = _steps(suite, row, DEVICE, precision)
     for step, (found, wanted) in enumerate(zip(losses, _on_the_cpu(suite, row), strict=True)):
         for name, value in wanted.items():
             # Adam's first steps are as long for a gradient that is rounding as for any other
             close = TOLERANCE[precision] * (1 + 4 * step) * max(1.0, abs(value))
-            close += (name == "train_error") / 16  # one of the examples, whose two largest logits may be close
             assert found[name] == pytest.approx(value, abs=close), (name, step)
     assert all(bool(p.isfinite().all()) and p.device.type == DEVICE.type for p in method.parameters())
 

@@ -111,9 +111,8 @@ def test_a_pack_holds_every_result_and_of_the_rest_what_has_room(
         for part in parts:
             (carried / part.name).write_bytes(part.read_bytes())
         assert sorted(Path(name).name for name in pack.unpacked(carried)) == kept and len(stay) == left
-        assert (
-            sum(part.stat().st_size for part in parts) <= room + tarfile.RECORDSIZE + 2**12
-        )  # the manifest and the end
+        # the manifest and the end of a tar come on top
+        assert sum(part.stat().st_size for part in parts) <= room + tarfile.RECORDSIZE + 2**12
     assert stay == [str(done.with_suffix(".weights").relative_to(out))]
     assert pack.packed(tmp_path / "nowhere") == ([], []) and not (tmp_path / "nowhere").exists()
 
