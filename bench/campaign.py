@@ -100,10 +100,10 @@ def page(found: Sequence[Trial], roots: Sequence[Path]) -> str:
         lines.append([*cell, f"{planned - len(seeds)} of {planned}", _took(mine["paper"]), rest, command])
     told = (
         f"## What has run of the paper's tables\n\n{len(cells)} rows: {full} full, {enough} more with the {ENOUGH} trials that "
-        f"allow a verdict, {len(cells) - full - enough - none} with fewer, {none} with none. In the order of their worth; "
-        "`--dry-run` with a command says how long it takes on your machine, and `python -m bench.campaign` runs them all. What a "
-        "trial took is the median, with that of other work beside it; what the rest takes follows from it, or from shorter "
-        "trials, on the machine where it is least."
+        f"allow a verdict, {len(cells) - full - enough - none} with fewer, {none} with none. The paper's own rows come "
+        "first, then cheap rows before costly ones. `python -m bench.campaign` runs all that is left; a command below with "
+        '`--dry-run` says how long it takes on your machine. "A trial took" is the median time, other work of the machine at '
+        'that time included; "the rest takes" follows from it, or from shorter trials, on the fastest machine on record.'
     )
     heads = ["suite", "row", "results", "a trial took", "the rest takes", "what is left"]
     return f"{told}\n\n{tabulate(lines, heads, tablefmt='github', disable_numparse=True)}\n"

@@ -137,11 +137,12 @@ def render(suite: Suite, found: dict[str, list[Record]], sheet: str) -> str:
     steps = " or ".join(f"{n:,}" for n in sorted({trial["steps"] for trial in trials}))
     heading = (
         f"## {suite.title}\n\nSuite {suite.suite}, data {suite.data}, {steps} steps of {trials[0]['batch']} unless a row says "
-        f"otherwise. Score: {suite.metric}, in percent, mean ± std over n seeds at quarters of the training, where none was "
-        "scored read off the straight line between two scorings of each seed, which makes that std smaller; that of Eq. 19 and "
-        "readings of the last step, each explained in `models/instruments.py`, of fewer seeds where a number stands in brackets, "
-        "for older records lack some. A row has the settings of the first row but for "
-        "what its label says. p is Welch's; with so many comparisons one in twenty is below 0.05 by chance."
+        f"otherwise. Score: {suite.metric}, in percent, mean ± std over n seeds, after each quarter of the training. Where a "
+        "seed was not scored at that point, its value lies on the straight line between two scorings, which makes the std "
+        "smaller. The columns after the comparison with the first row are of the last step: the score of Eq. 19, and readings "
+        "that `models/instruments.py` explains; a number in brackets says how many seeds have that reading, which older records "
+        "lack. A row has the settings of the first row except for what its label says. p is from Welch's test against the first "
+        "row; with so many comparisons one in twenty is below 0.05 by chance."
     )
     notes = "\n".join(f"- {note}" for note in [*suite.notes, *_mixed(suite, found)])
     picture = f"![A line of panels for each setting: the score and the readings over the training]({sheet})"

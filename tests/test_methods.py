@@ -208,4 +208,4 @@ def test_a_table_and_a_status_come_without_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr, done.stdout.splitlines()[-1]) == (0, "", "False")
-    assert "| AMM, as it works" in done.stdout and "supervised_all       10 pending" in done.stdout
+    assert "| AMM, modified settings" in done.stdout and "supervised_all       10 pending" in done.stdout
