@@ -3,13 +3,14 @@
 A worker's task starts `python -m bench.trial` and waits, so a trial that is killed costs itself and never the worker; a
 worker that is killed takes its trials' pipes with it, they checkpoint and leave, and the scheduler gives their lots to
 others. joblib's own dask backend is not used: it waits for ever for a task whose worker died again and again.
-Only numbers and the names of states travel; results are records in the folder that all machines share.
+Only numbers, names of states and reasons travel; results are records in the folder that all machines share.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import queue
 import re
 import signal
@@ -96,15 +97,18 @@ class Cluster:
             self.lost = f"no worker for {ABSENT_S:.0f} s"
         return bool(self.lost)
 
-    def enter(self) -> bool:
-        """Waits for a free slot; False if there is none to be had or the run shall stop."""
+    def enter(self, until: float = math.inf) -> bool:
+        """Waits for a free slot; False if there is none to be had, the run shall stop, or the monotonic clock is past `until`."""
         with self.turn:
-            while not self.times and not self.gone() and self.busy >= min(self.slots, self.most or self.slots):
+            while not (over := self._over(until)) and self.busy >= min(self.slots, self.most or self.slots):
                 self.turn.wait(POLL_S)
-            if self.times or self.gone():
+            if over:
                 return False
             self.busy += 1
             return True
+
+    def _over(self, until: float) -> bool:
+        return bool(self.times) or self.gone() or time.monotonic() > until
 
     def leave(self) -> None:
         """Gives the slot back."""
@@ -140,7 +144,8 @@ class Remote:
         jobs = [json.loads(line) for line in text.splitlines()]
         self.code = 0
         began = time.monotonic()
-        if not self.cluster.enter():
+        seconds = jobs[0]["seconds"]  # the same for all of a lot
+        if not self.cluster.enter(math.inf if seconds is None else began + seconds):
             yield from _unfinished(jobs)
             return
         try:
@@ -151,24 +156,28 @@ class Remote:
     def _compute(self, jobs: list[dict[str, Any]], began: float) -> Iterator[str]:
         """Submits until the lot has ended for another reason than the death of its workers."""
         begun: set[str] = set()
-        for attempt in range(10**6):
+        deaths = 0
+        while True:
             said = yield from self._submit(jobs, began, begun)
-            if said is None and (self.cluster.gone() or self.cluster.times):
-                yield from _unfinished(jobs)
-                return
-            if said is None and attempt >= RETRIES:
-                self.code = -signal.SIGKILL
-                why = f"its dask worker died, {attempt + 1} times over"
-                yield from (json.dumps({"trial": job["number"], "failed": why}) + "\n" for job in jobs)
-                return
-            # its own earlier process, on a worker that is gone, may still be writing its checkpoint
-            waits = said and len(begun) > 1 and time.monotonic() - began < 2 * STALE_S
-            if said is not None and not (
-                waits and not self.cluster.times and any(parsed(line).get("end") == BUSY for line in said)
-            ):
+            if said is None:
+                deaths += 1
+                if self.cluster.gone() or self.cluster.times:
+                    yield from _unfinished(jobs)
+                    return
+                if deaths > RETRIES:
+                    self.code = -signal.SIGKILL
+                    why = f"its dask worker died, {deaths} times over"
+                    yield from (json.dumps({"trial": job["number"], "failed": why}) + "\n" for job in jobs)
+                    return
+            elif not self._held_by_its_own(said, began, begun):
                 yield from said
                 return
             time.sleep(POLL_S)
+
+    def _held_by_its_own(self, said: list[str], began: float, begun: set[str]) -> bool:
+        """Whether a trial is locked, perhaps by its own process of a worker that is gone, which writes its checkpoint still."""
+        waits = len(begun) > 1 and time.monotonic() - began < 2 * STALE_S and not self.cluster.times
+        return waits and any(parsed(line).get("end") == BUSY for line in said)
 
     def _submit(self, jobs: list[dict[str, Any]], began: float, begun: set[str]) -> Lines:
         """Runs the lot once; yields what is said of steps and returns the rest, or None if its workers died."""

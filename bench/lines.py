@@ -101,7 +101,8 @@ def line(suite: Suite, budget: str, row: Row, reference: Sequence[Record], yours
     }
     metric = (row.published and row.published.metric) or suite.metric
     cells = {run: cell(found, metric, max(len(suite.seeds), len(found))) for run, found in records.items()}
-    source = "reference" if records["reference"] and not records["yours"] else "yours"
+    begun = any(record["status"] in FINAL for record in records["yours"])
+    source = "yours" if begun or not records["reference"] else "reference"
     judged = _judge(suite, suite.budgets[budgets[source]].comparable, row.published, cells[source], metric)
     notes = {
         "model": _departures(row, [*records["yours"], *records["reference"]]) + _metric_note(suite, metric),
@@ -141,7 +142,7 @@ def _elsewhere(suite: Suite, metric: str, budget: str, records: Sequence[Record]
     for other in sorted({record["trial"]["budget"] for record in records} - {budget}):
         those = [record for record in records if record["trial"]["budget"] == other]
         if all(record["status"] != "done" or lookup(record, metric) is not None for record in those):
-            told.append(f"Under {other}: {cell(those, metric, len(suite.seeds)).text()}.")
+            told.append(f"Under {other}: {cell(those, metric, max(len(suite.seeds), len(those))).text()}.")
     return told
 
 
@@ -181,7 +182,8 @@ def _judge(suite: Suite, comparable: bool, published: Published | None, found: C
     numbers = (published.mean, published.std, published.n, suite.margin)
     judged = verdict(found.summary, *numbers, lower_is_better=lower, comparable=comparable)
     if judged.word in TESTED and found.summary.n < found.planned:
-        return Verdict(f"{judged.word} ({found.summary.n} of {found.planned} trials)", judged.detail)
+        trials = ", ".join(filter(None, [f"{found.summary.n} of {found.planned} trials", found.missing()]))
+        return Verdict(f"{judged.word} ({trials})", judged.detail)
     return judged
 
 
@@ -197,8 +199,7 @@ def printed(published: Published | None) -> str:
 
 def label(suite: Suite, budget: str) -> str:
     """What a table says about a budget; empty for a comparable one without a label."""
-    found = suite.budgets[budget]
-    return found.label or ("" if found.comparable else f"{budget}, not comparable")
+    return suite.budgets[budget].label
 
 
 def other_budget(suite: Suite, budget: str, of: str) -> str:

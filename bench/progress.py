@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 
@@ -27,7 +28,7 @@ class Board:
         """A trial reported {"step", "steps"}."""
         if not self.live or "step" not in said:
             return
-        with self.lock:
+        with self.lock, self._unheard():
             step, steps, now = int(said["step"]), int(said["steps"]), time.monotonic()
             since, first = self.started.setdefault(name, (now, step))
             self.lines[name] = f"{name}: {step}/{steps}" + _rate(step - first, steps - step, now - since)
@@ -41,15 +42,23 @@ class Board:
 
     def say(self, line: str) -> None:
         """A plain line, above the live ones."""
-        with self.lock, suppress(BrokenPipeError):  # nobody reads any more; the trials go on
+        with self.lock, self._unheard():
             self._clear()
             print(line, file=self.stream, flush=True)
             self._draw()
 
     def close(self) -> None:
         """Takes the live lines away."""
-        with self.lock:
+        with self.lock, self._unheard():
             self._clear()
+
+    @contextmanager
+    def _unheard(self) -> Iterator[None]:
+        """Nobody reads any more, a pipe was closed or a terminal has gone: the trials go on."""
+        try:
+            yield
+        except OSError:
+            self.live = False
 
     def _clear(self) -> None:
         if self.drawn:

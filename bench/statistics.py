@@ -88,9 +88,13 @@ def _t_quantile(probability: float, freedom: int) -> float:
     return float(stdtrit(freedom, probability))
 
 
-def _check(std1: float, n1: int, std2: float, n2: int) -> None:
+def _error(std1: float, n1: int, std2: float, n2: int) -> tuple[float, float]:
+    """The standard error of a difference of means, and its degrees of freedom by Welch and Satterthwaite; (0, 0) if it is 0."""
     if min(n1, n2) < 2 or not min(std1, std2) >= 0:
         raise ValueError(f"a test needs n >= 2 and std >= 0 on both sides, got n {n1}, {n2} and std {std1}, {std2}")
+    error1, error2 = std1 / math.sqrt(n1), std2 / math.sqrt(n2)
+    error = math.hypot(error1, error2)
+    return error, 1 / ((error1 / error) ** 4 / (n1 - 1) + (error2 / error) ** 4 / (n2 - 1)) if error else 0.0
 
 
 def welch(
@@ -102,14 +106,11 @@ def welch(
     """
     from scipy.special import stdtr
 
-    _check(std1, n1, std2, n2)
-    error1, error2 = std1 / math.sqrt(n1), std2 / math.sqrt(n2)
-    error = math.hypot(error1, error2)
+    error, freedom = _error(std1, n1, std2, n2)
     if not error:
         holds = {"two-sided": mean1 != mean2, "less": mean1 < mean2, "greater": mean1 > mean2}
         return 0.0 if holds[alternative] else 1.0
     t = (mean1 - mean2) / error
-    freedom = 1 / ((error1 / error) ** 4 / (n1 - 1) + (error2 / error) ** 4 / (n2 - 1))  # Welch-Satterthwaite
     below, above = float(stdtr(freedom, t)), float(stdtr(freedom, -t))
     return {"less": below, "greater": above, "two-sided": 2 * min(below, above)}[alternative]
 
@@ -131,12 +132,9 @@ def detectable(std1: float, n1: int, std2: float, n2: int, power: float = 0.8) -
     from scipy.optimize import brentq
     from scipy.special import nctdtr, stdtrit
 
-    _check(std1, n1, std2, n2)
-    error1, error2 = std1 / math.sqrt(n1), std2 / math.sqrt(n2)
-    error = math.hypot(error1, error2)
+    error, freedom = _error(std1, n1, std2, n2)
     if not error:
         return 0.0
-    freedom = 1 / ((error1 / error) ** 4 / (n1 - 1) + (error2 / error) ** 4 / (n2 - 1))
     limit = float(stdtrit(freedom, 1 - LEVEL / 2))
     missed = lambda t: float(nctdtr(freedom, t, limit)) - (1 - power)  # the other tail is next to nothing
     upper = limit
@@ -188,6 +186,8 @@ def verdict(
     if equivalent < LEVEL:
         return Verdict("reproduced", detail)
     if different >= LEVEL:
+        if tost(mean, 0.0, 2, mean, std, n, margin) >= LEVEL:
+            detail += f"; the published spread is too wide for any trials to be shown within {margin:g}"
         return Verdict("inconclusive", detail)
     return Verdict("better" if (ours.mean < mean) == lower_is_better else "not reproduced", detail)
 
@@ -268,11 +268,15 @@ def mixtures(records: Sequence[Record]) -> list[str]:
     revisions = _revisions([record for record in records if record["run"]])
     devices = [name for record in records if (name := record["run"].get("device_name"))]
     torch = [name for record in records if (name := (record["run"].get("versions") or {}).get("torch"))]
+    threads = [
+        str(n) for record in records if (n := record["run"].get("threads")) and record["run"].get("device") == "cpu"
+    ]
     for what, values in (
         ("git revisions", revisions),
         ("versions of the data", digests),
         ("devices", devices),
         ("versions of torch", torch),
+        ("numbers of threads", threads),
     ):
         different = sorted(set(values))
         notes += [f"Mixes {what}: {', '.join(different)}."] if len(different) > 1 else []

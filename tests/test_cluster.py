@@ -90,8 +90,32 @@ def test_a_lot_that_kills_every_worker_is_given_up(monkeypatch: pytest.MonkeyPat
     assert heard == ([{"trial": 0, "failed": "its dask worker died, 4 times over"}], -signal.SIGKILL)
 
 
+def test_waiting_for_a_trial_that_is_still_locked_counts_as_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker dies, its trial's process writes its checkpoint for a while, and the worker that has it next dies too."""
+    monkeypatch.setattr(cluster, "POLL_S", 0.01)
+    ends = iter([None, *[said(BUSY)] * cluster.RETRIES, None, said(DONE)])
+
+    def submit(self: object, jobs: object, began: float, begun: set[str]) -> Iterator[str]:
+        begun.add(f"worker {len(begun)}")
+        end = next(ends)
+        return end and end[0]
+        yield
+
+    monkeypatch.setattr(cluster.Remote, "_submit", submit)
+    assert handed(Client()) == ([{"trial": 0, "end": DONE}], 0)
+
+
 def test_a_trial_of_another_runner_is_left_to_it() -> None:
     assert handed(Client(said(BUSY))) == ([{"trial": 0, "end": BUSY}], 0)
+
+
+def test_a_lot_that_finds_no_slot_in_its_time_is_not_submitted() -> None:
+    there = cluster.Cluster(None, gpu=False, slots=1)
+    assert there.enter() and not there.enter(time.monotonic() + 0.05)
+    there.leave()
+    worker = cluster.Remote(there, "cpu", 1)
+    heard = [json.loads(line) for line in worker.hand('{"number": 0, "seconds": 0.0}\n')]
+    assert heard == [{"trial": 0, "end": UNFINISHED}] and there.busy == 0
 
 
 @pytest.mark.parametrize("state", [{"times": 1}, {"lost": "gone"}, {"slots": 0, "seen": -1e9}])
@@ -150,6 +174,16 @@ def test_printed_commands_make_the_same_records_in_any_order(
         assert one | {"run": 0} == other | {"run": 0}
     assert main(arguments(suite, tmp_path / "out", "--print-commands")) == 0
     assert capsys.readouterr().out == ""  # nothing is left
+
+
+def test_a_signal_to_the_shell_of_a_printed_command_reaches_the_command(
+    write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SLURM sends SIGTERM to the process that it started, which is the shell."""
+    assert main(arguments(write_suite("kmeans", seeds="0"), tmp_path / "out", "--print-commands")) == 0
+    line = capsys.readouterr().out.replace("-m bench.run", "-c 'import os; print(os.getpid())'")
+    shell = subprocess.Popen(["sh", "-c", line], stdout=subprocess.PIPE, text=True)
+    assert shell.communicate()[0] == f"{shell.pid}\n"
 
 
 def test_printed_commands_group_what_shares_a_device(

@@ -627,6 +627,25 @@ def test_a_signal_may_come_while_a_line_is_printed() -> None:
     assert sorted(board.stream.getvalue().splitlines()) == ["done", "stopping"]  # type: ignore[attr-defined]
 
 
+class Gone(io.StringIO):
+    """A terminal whose window was closed."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_terminal_that_has_gone_stops_nothing() -> None:
+    board = Board(Gone())
+    board.update("one", {"step": 1, "steps": 2})
+    board.say("a line")
+    board.done("one", "done")
+    board.close()
+    assert not board.live
+
+
 def test_a_child_that_left_at_a_second_signal_was_interrupted(
     child: Callable[..., Out], make_trial: Callable[..., Trial]
 ) -> None:

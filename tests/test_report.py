@@ -144,6 +144,15 @@ def test_at_a_glance_is_every_row_with_a_published_number(tmp_path: Path, suite:
     assert found is not None
     (row,) = report.glance([found])
     assert row["model"] == "One <b>" and row["verdict"].startswith("reproduced")
+    assert row["bootstrap 95 %"] == "–"  # of three trials it would be far too short
+
+
+def test_ten_trials_have_a_bootstrap_interval(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(SUITE.replace("seeds: 0-2", "seeds: 0-9"))
+    found = report.section(_recorded(tmp_path / "tiny.yaml", tmp_path), tmp_path / "runs", tmp_path / "reference")
+    assert found is not None
+    low, high = report.glance([found])[0]["bootstrap 95 %"].split(" to ")
+    assert 3.0 < float(low) < 3.45 < float(high) < 3.9
 
 
 def test_a_quick_run_is_named_as_one_at_a_glance_and_in_the_picture(tmp_path: Path) -> None:

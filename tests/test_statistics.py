@@ -178,6 +178,15 @@ def test_verdict_details() -> None:
     assert detail == "+0.08, TOST p < 0.001, Welch p 0.656"
 
 
+def test_a_published_spread_too_wide_for_the_margin_is_told() -> None:
+    """SVHN with K = 20, 35.0 ± 5.24 (10): not even the published mean itself, without any spread, is shown to be within 1."""
+    told = "; the published spread is too wide for any trials to be shown within 1"
+    same = verdict(Summary(10, 35.0, 0.0, 35.0, 35.0), 35.0, 5.24, 10, margin=1.0)
+    assert same.word == "inconclusive" and same.detail.endswith(told)
+    few = verdict(Summary(3, 5.0, 3.0, -2.5, 12.5), 3.32, 0.39, 10, margin=1.0)
+    assert few.word == "inconclusive" and told not in few.detail
+
+
 def make(row: str, seed: int, error: float = 3.0, status: str = "done", **more: Any) -> dict[str, Any]:
     """What a cell reads of a record."""
     return {
@@ -235,6 +244,9 @@ def test_mixed_code_data_and_dirty_trees_are_told() -> None:
         begun.replace("1.", "2."),
         f"Mixes git revisions: {mixed}.",
     )
+    threads = [make("aae", n, run={"device": device, "threads": n}) for device in ("cpu", "cuda:0") for n in (1, 2)]
+    assert cell(threads[:2], "test.majority", 2).notes == ("Mixes numbers of threads: 1, 2.",)
+    assert cell(threads[2:], "test.majority", 2).notes == ()  # there they decide nothing
     killed = make("aae", 1, status="killed", reason="out of memory", result=None, data={}, run={})
     (note,) = cell([make("aae", 0), killed], "test.majority", 2).notes
     assert note.startswith("Not in the mean: seed 1 killed")

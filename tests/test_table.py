@@ -42,8 +42,8 @@ SUITE = Suite(
     margin=1.0,
     batch=100,
     budgets={
-        "quick": Budget("quick", steps=500, validate=100, label="quick: 500 steps, not comparable"),
-        "paper": Budget("paper", epochs=100, comparable=True),
+        "quick": Budget(steps=500, validate=100, label="quick: 500 steps, not comparable"),
+        "paper": Budget(epochs=100, comparable=True),
     },
     rows=(
         make_row("amm_k10", "AMM", Published(3.32, 0.39, 10, None, "Table 1", HOW), config={"components": 10}),
@@ -145,7 +145,7 @@ def test_a_quick_run_is_never_printed_as_a_reproduction() -> None:
 @pytest.mark.fault(20)
 def test_a_verdict_on_fewer_trials_says_so() -> None:
     row = line_of(render(SUITE, "paper", reference(), yours(), "markdown"), "AAE")
-    assert row[-1].startswith("not reproduced (7 of 10 trials): +")
+    assert row[-1].startswith("not reproduced (7 of 10 trials, 2/10 diverged, 1/10 killed): +")
     assert row[-2].startswith("8.60 ± 0.43 (7 of 10), 2/10 diverged, 1/10 killed [")
 
 
@@ -164,6 +164,20 @@ def test_only_failures_give_no_verdict() -> None:
         render(SUITE, "paper", [], [make("amm_k10", 0, status="failed", reason="no space")], "markdown"), "AMM"
     )
     assert row[-1] == "no result" and row[-2].startswith("1/10 failed [")
+
+
+def test_a_trial_of_yours_without_a_result_yet_leaves_the_verdict_on_the_reference() -> None:
+    begun = make("amm_k10", 0, status="interrupted", reason="stopped")
+    row = line_of(render(SUITE, "paper", reference(), [begun], "markdown"), "AMM")
+    alone = line_of(render(SUITE, "paper", reference(), [], "markdown"), "AMM")
+    assert row[-1] == alone[-1] and row[-1].startswith("reproduced: ")
+    assert row[-2].startswith("1/10 interrupted [")
+
+
+def test_more_trials_under_another_budget_than_planned_are_counted_of_their_own_number() -> None:
+    quick = [make("vade", seed, 9.0, "quick", "done" if seed < 8 else "diverged") for seed in range(14)]
+    text = render(SUITE, "paper", [*reference(), *(r for r in quick if r["trial"]["seed"] > 2)], [], "markdown")
+    assert "Under quick: 10.38 ± 0.74 (8 of 14), 6/14 diverged." in text
 
 
 def test_the_reference_of_the_same_budget_comes_first() -> None:

@@ -121,7 +121,9 @@ def test_the_command_on_a_full_disk_is_one_line_and_begins_no_other_trial(
 
 
 @pytest.mark.fault(10)
-def test_half_written_files_of_dead_runs_are_cleaned_away_when_the_trial_runs_again(job: Any) -> None:
+def test_half_written_files_of_dead_runs_are_cleaned_away_when_the_trial_runs_again(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     what, path = job()
     old, young, other = (
         path.with_name(f".{name}.1.{'0' * 32}.part") for name in ("seed00.checkpoint", "seed00.json", "seed01.json")
@@ -130,6 +132,7 @@ def test_half_written_files_of_dead_runs_are_cleaned_away_when_the_trial_runs_ag
         part.write_bytes(b"half")
     for part in (old, other):
         os.utime(part, (0, time.time() - STALE_S - 1))
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 10 * STALE_S)  # the folder's clock is another
     assert ended(what) == {0: trial.DONE}
     assert record.read(path)["status"] == "done"
     assert set(_parts(path.parent)) == {young, other}  # somebody may be writing the one; the other is of another trial
