@@ -38,8 +38,6 @@ def balance(logits: Tensor) -> Tensor:
 def classifier_loss(labelled: Tensor, y: Tensor, unlabelled: Tensor, entropy: float, even: float) -> Tensor:
     """-E log p(y | x) over labelled logits [L, K] + `entropy` * H[p(y | x)] + `even` * balance of unlabelled ones [M, K].
 
-    The entropy is R_L, low where the classifier is sure.
-
     `categorical_crossentropy_ssl_separated` in components/objectives.py of zhenxuan00/triple-gan and thudzj/StructuredGAN.
     """
     supervised = F.cross_entropy(labelled.float(), y)

@@ -21,12 +21,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from bench import run
 from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import given_folder, given_path
+from bench.formats import github
 from bench.lines import results
 from bench.methods import declared
 from bench.pack import laid_out, merge, packed
@@ -49,6 +48,7 @@ HEADLINE = (  # the paper's own numbers: Table 1's MNIST, Table 2, Table 1's SVH
     ("svhn_unsup", "amm_k30"),
     ("svhn_unsup", "amm_k20"),
 )
+HEADS = ("suite", "row", "results", "a trial took", "the rest takes", "what is left")
 SUITES = ("mnist_unsup", "svhn_semi", "svhn_unsup")
 OUT = Path("results/runs")
 Cell = tuple[str, str]
@@ -97,7 +97,8 @@ def page(found: Sequence[Trial], roots: Sequence[Path]) -> str:
         mine = {budget: [r for r in all_ if _cell(r) == cell] for budget, all_ in records.items()}
         command = f"`{_command(*cell, seeds)}`" if seeds else ""
         rest = _rest(whole[cell], len(seeds), [*mine["paper"], *mine["quick"]])
-        lines.append([*cell, f"{planned - len(seeds)} of {planned}", _took(mine["paper"]), rest, command])
+        there = f"{planned - len(seeds)} of {planned}"
+        lines.append(dict(zip(HEADS, (*cell, there, _took(mine["paper"]), rest, command), strict=True)))
     told = (
         f"## What has run of the paper's tables\n\n{len(cells)} rows: {full} full, {enough} more with the {ENOUGH} trials that "
         f"allow a verdict, {len(cells) - full - enough - none} with fewer, {none} with none. The paper's own rows come "
@@ -105,8 +106,7 @@ def page(found: Sequence[Trial], roots: Sequence[Path]) -> str:
         '`--dry-run` says how long it takes on your machine. "A trial took" is the median time, other work of the machine at '
         'that time included; "the rest takes" follows from it, or from shorter trials, on the fastest machine on record.'
     )
-    heads = ["suite", "row", "results", "a trial took", "the rest takes", "what is left"]
-    return f"{told}\n\n{tabulate(lines, heads, tablefmt='github', disable_numparse=True)}\n"
+    return f"{told}\n\n{github(lines)}\n"
 
 
 def _cell(record: Record) -> Cell:

@@ -85,16 +85,14 @@ def plain_step(trial: Trial, device: str) -> Callable[[], object]:
     """The plain game with its DataLoaders, in PyTorch's own precision whatever the trial's; for a baseline its own update."""
     torch.manual_seed(0)
     trial = replace(trial, precision="fp32")
+    data = made_up(trial, Noise.seeded(0)).train
+    batches = plain.batches(data.x, trial.batch, data.scale, data.x_labelled, data.y_labelled)
     if plain.knows(trial):
-        data = made_up(trial, Noise.seeded(0)).train
         game = plain.game(trial, data.y_labelled).to(device)
-        batches = plain.batches(data.x, trial.batch, data.scale, data.x_labelled, data.y_labelled)
         return lambda: game.step(*(part.to(device) for part in next(batches)))
     run = Run(trial, torch.device(device), mode="eager", data=partial(made_up, trial))
     run.method.prepare(run.dataset.train)
     index = torch.arange(trial.batch, device=device)
-    data = made_up(trial, Noise.seeded(0)).train
-    batches = plain.batches(data.x, trial.batch, data.scale, data.x_labelled, data.y_labelled)
 
     def step() -> object:
         x, *labelled = (part.to(device) for part in next(batches))

@@ -75,17 +75,24 @@ def _estimates(left: Sequence[Trial], device: str, threads: int) -> Iterator[Est
     from bench.trainer import Run
 
     torch.set_num_threads(threads)
-    for name, trial in {trial.row: trial for trial in left}.items():
+    for name, trials in _by_row(left).items():
+        trial = trials[0]
         try:
             run = Run(trial, torch.device(device), data=partial(made_up, trial))
             step = run.time_step() if run.steps else 0.0
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
-                f"{trial.suite}/{name}: cannot take a step ({told(error)}); mend the row in its suite"
-            ) from error
-        yield Estimate(name, step, run.steps, sum(other.row == name for other in left))
+            raise UserError(f"{name}: cannot take a step ({told(error)}); mend the row in its suite") from error
+        yield Estimate(name, step, run.steps, len(trials))
+
+
+def _by_row(left: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """Trials by suite and row: rows of several suites may have one name."""
+    rows: dict[str, list[Trial]] = {}
+    for trial in left:
+        rows.setdefault(f"{trial.suite}/{trial.row}", []).append(trial)
+    return rows
 
 
 def made_up(trial: Trial, noise: Noise) -> Dataset:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -22,10 +21,10 @@ from torch.nn import functional as F
 
 from bench import process, provenance
 from bench.cli import Parser, closed, one_line
-from bench.contenders import trial_of
-from bench.estimate import made_up
+from bench.contenders import our_step, trial_of
+from bench.engine import Mode
+from bench.errors import UserError
 from bench.machine import positive
-from bench.trainer import Run
 from models import amm, convolution, layers, noise
 from models.adversarial import discriminator_loss
 from models.method import Batch
@@ -52,6 +51,7 @@ def _update(self: amm.AMM, batch: Batch) -> dict[str, Tensor]:
     g_gradients = torch.autograd.grad(l_q + l_p, self.g_parameters)
     amm._step(self.d_adam, self.d_parameters, d_gradients)
     amm._step(self.g_adam, self.g_parameters, g_gradients)
+    self._average()
     return amm._report(l_d, penalty, l_q, l_p, logit_q, logit_p)
 
 
@@ -83,19 +83,22 @@ MEASURES: dict[str, Away] = {
 
 
 def steps(row: str) -> dict[str, Callable[[], None]]:
-    """A step of ours by what was taken away; "" with everything. Each has weights of its own."""
-    trial = trial_of(row)
+    """A step of ours by what was taken away; "" with everything. Each has weights of its own.
 
-    def step(away: Away, mode: Any) -> Callable[[], None]:
+    UserError for another row than AMM's with simultaneous updates.
+    """
+    trial = trial_of(row)
+    if trial.method != "models.amm:AMM" or trial.config["schedule"] != "simultaneous":
+        raise UserError(f"--row {row}: the measures are of AMM's step; give a row of AMM with schedule: simultaneous")
+
+    def step(away: Away, mode: Mode) -> Callable[[], None]:
         with away():
-            run = Run(trial, torch.device("cpu"), mode=mode, data=partial(made_up, trial))
-            run._update()
-            while mode == "graph" and not run.engine.settled:
-                run._update()
+            ours = our_step(trial, "cpu", mode)
+            ours()
 
         def take() -> None:
             with away():
-                run._update()
+                ours()
 
         return take
 

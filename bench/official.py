@@ -247,7 +247,7 @@ def _svhn_split(root: Path, split: str, declared: dict[str, Any] | None) -> tupl
     del content  # each copy of the extra images takes 1.6 GB
     problem = svhn_problem(split, images, labels)
     if problem:
-        raise UserError(f"{root / name}: {problem}")
+        raise UserError(f"{root / name}: {problem}; delete it and rerun with network")
     if found != md5 and declared is not None:
         _require_declared(root / name, images, declared)
     x = torch.from_numpy(images).permute(3, 2, 0, 1).contiguous()

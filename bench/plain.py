@@ -162,7 +162,7 @@ class Config:
 READ = {item.name for item in fields(Config)}
 
 
-class Game:
+class Game(nn.Module):
     """The four players, two Adams, and one step of all of them.
 
     Args:
@@ -170,30 +170,26 @@ class Game:
             them p(y) is uniform.
     """
 
+    p_y: Tensor
+
     def __init__(self, config: Config, y_labelled: Tensor | None = None) -> None:
+        super().__init__()
         self.config, self.k = config, config.components
         counted = y_labelled if config.p_y == "labels" else None
         count = torch.ones(self.k) if counted is None else torch.bincount(counted, minlength=self.k)
-        self.p_y = count / count.sum()
+        self.register_buffer("p_y", count / count.sum())
 
         nets = NETS[config.nets](self.k)
-        self.encoder, self.decoder, self.discriminator = nets.encoder, nets.decoder, nets.discriminator
-        self.prior = prior(config.prior, nets, self.k, config.separation)
-        players = nn.ModuleList([self.encoder, self.prior, self.decoder, self.discriminator])
-        for module in players.modules():
+        self.encoder, self.prior = nets.encoder, prior(config.prior, nets, self.k, config.separation)
+        self.decoder, self.discriminator = nets.decoder, nets.discriminator
+        for module in self.modules():
             _initialise(module, config.init_std)
 
         betas = (0.5, 0.999)
         d_learning_rate = config.learning_rate if config.d_learning_rate is None else config.d_learning_rate
-        self.g_adam = torch.optim.Adam(players[:-1].parameters(), config.learning_rate, betas)
+        generators = [p for net in (self.encoder, self.prior, self.decoder) for p in net.parameters()]
+        self.g_adam = torch.optim.Adam(generators, config.learning_rate, betas)
         self.d_adam = torch.optim.Adam(self.discriminator.parameters(), d_learning_rate, betas)
-
-    def to(self, device: str) -> Game:
-        """The same game with its networks on another device; PyTorch's modules move their parameters in place."""
-        for player in (self.encoder, self.prior, self.decoder, self.discriminator):
-            player.to(device)
-        self.p_y = self.p_y.to(device)
-        return self
 
     def step(self, x: Tensor, *labelled: Tensor) -> tuple[Tensor, Tensor]:
         """All players move on x, [B, C, H, W], at once or D before the generators.

@@ -45,7 +45,9 @@ def _plan(suite: Suite, row: Row, budget: str) -> Trial:
     length = row.budgets.get(budget, Override()).apply(suite.budgets[budget])
     batch = length.batch or row.batch or suite.batch
     if batch > examples:
-        raise UserError(f"{where}: a batch of {batch} is more than the {examples} training examples")
+        raise UserError(
+            f"{where}: a batch of {batch} is more than the {examples} training examples; give at most as many"
+        )
     method = declared(row.method, where)
     config = _resolve(method.Config, row.config, where)
     if config.get("components", 1) < 1:
@@ -86,9 +88,13 @@ def _check_labels(suite: Suite, labels: int, method: Declared, config: Mapping[s
     classes = SOURCES[suite.data].n_classes
     found = config.get("components", classes)
     if method.needs_labels and found < classes:
-        raise UserError(f"{where}: components: {found}, but {suite.data} has labels of {classes} classes")
+        raise UserError(
+            f"{where}: components: {found}, but {suite.data} has labels of {classes} classes; give at least as many"
+        )
     if suite.task == "classification" and found != classes:
-        raise UserError(f"{where}: components: {found}, but {suite.data} has {classes} classes to tell apart")
+        raise UserError(
+            f"{where}: components: {found}, but {suite.data} has {classes} classes to tell apart; give as many"
+        )
 
 
 def _examples(suite: Suite, row: Row) -> int:
@@ -102,7 +108,9 @@ def _examples(suite: Suite, row: Row) -> int:
     labels, asking = _labels(suite, row), suite.source if row.labels is None else row.source
     if suite.balanced and labels % source.n_classes:
         spot = f"{asking.where('labels')}: labels"
-        raise UserError(f"{spot}: {labels} cannot be balanced over the {source.n_classes} classes of {suite.data}")
+        raise UserError(
+            f"{spot}: {labels} cannot be balanced over the {source.n_classes} classes of {suite.data}; give a multiple of them"
+        )
     if suite.split == "whole" and labels:
         spot = f"{asking.where('labels')}: labels"
         raise UserError(f"{spot}: the split whole scores every example, those with labels too; use another split")

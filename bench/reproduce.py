@@ -72,12 +72,12 @@ def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, res
     run.check(options)
     seconds = None if options.time_budget is None else run.parse_duration(options.time_budget)
     until = None if seconds is None or _only_asks(options) else time.monotonic() + seconds
-    left = [run.unfinished(run.chosen(load_suite(suite), options), options.out) for suite in suites]
+    trials = [trial for suite in suites for trial in run.chosen(load_suite(suite), options)]
     if not _only_asks(options):
-        run.require([trial for trials in left for trial in trials], options.data_root)
-    if not (yes or _only_asks(options)):
-        ask(left, options)
-    if not _only_asks(options):
+        left = run.unfinished(trials, options.out)
+        run.require(left, options.data_root)
+        if not yes:
+            ask(left, options)
         writable(results, "--results")  # now, not after hours
     codes = [0]
     for suite in suites:
@@ -89,21 +89,15 @@ def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, res
     return max(codes)
 
 
-def ask(left: Sequence[Sequence[Trial]], options: argparse.Namespace) -> None:
-    """Without a GPU: says how long the trials left of each suite take together, and asks."""
-    devices = device_slots(options.device, options.workers, sum(map(len, left)))
-    begun = [trials for trials in left if trials]
-    if not begun or devices[0] != "cpu":
+def ask(left: Sequence[Trial], options: argparse.Namespace) -> None:
+    """Without a GPU: says how long the trials left take together, and asks."""
+    devices = device_slots(options.device, options.workers, len(left))
+    if not left or devices[0] != "cpu":
         return
     threads = threads_each(options.threads, len(devices))
     print("No GPU. A few steps of each row, to see how long it takes here:", file=sys.stderr)
-    seconds, untimed = 0.0, 0
-    for trials in begun:
-        suite = trials[0].suite
-        say = lambda line, suite=suite: print(f"{suite}/{line}", file=sys.stderr, flush=True)
-        more, without = total(trials, devices[0], threads, say)
-        seconds, untimed = seconds + more, untimed + without
-    consent(summed(seconds / len(devices), untimed), sum(len(trials) for trials in begun))
+    seconds, untimed = total(left, devices[0], threads, lambda line: print(line, file=sys.stderr, flush=True))
+    consent(summed(seconds / len(devices), untimed), len(left))
 
 
 def consent(length: str, trials: int) -> None:

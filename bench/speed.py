@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy
 import torch
-from tabulate import tabulate
 
 from bench import overhead, provenance
 from bench.cli import Parser, closed, one_line
 from bench.contenders import at_work, contenders, trial_of
 from bench.engine import require_device
 from bench.files import ended, given_path, require_stem, writable, write_output
+from bench.formats import github
 from bench.machine import cores, device_slots, positive
 
 SCHEMA = 2
@@ -96,7 +96,7 @@ def render(found: dict[str, Any]) -> str:
     second = [line for row in found["rows"] for line in _rates(row)]
     own = [{"the harness itself": name, "seconds": _text(spread, 4)} for name, spread in found["overhead"].items()]
     kinds = [rows for rows in (first, second, own) if rows]
-    tables = [tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True) for rows in kinds]
+    tables = [github(rows) for rows in kinds]
     about = f"{found['rounds']} rounds; {found['device']}, {found['cores']} cores, threads: {found['threads']} but where all "
     about += (
         f"cores are named; float32 unless a row says otherwise, torch {found['torch']}. Medians, quartiles in brackets."

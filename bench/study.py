@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import ended, given_path, require_stem, write_output
+from bench.formats import github
 from bench.lines import ABSENT
 from bench.plan import trials
 from bench.record import sources
@@ -96,7 +96,7 @@ def table(suite: Suite, found: dict[str, list[Record]]) -> str:
     readings = [*READINGS, *(name for name in EXCHANGES if any(_at(record, name, 1.0) is not None for record in every))]
     rows = [_line(suite, row, found[row.row], base, readings) for row in suite.rows if row.row in found]
     titles = ["setting", "n", *(f"at {part:.0%}" for part in QUARTERS), "against the base", "Eq. 19", "live", *readings]
-    return tabulate(rows, titles, tablefmt="github", disable_numparse=True)
+    return github([dict(zip(titles, row, strict=True)) for row in rows])
 
 
 def _line(suite: Suite, row: Row, records: list[Record], base: list[Record], names: Sequence[str]) -> list[str]:
@@ -110,7 +110,7 @@ def _line(suite: Suite, row: Row, records: list[Record], base: list[Record], nam
     bayes = _text([_at(record, f"{split}.bayes_{score}", 1.0) for record in done], 1)
     live = _text([_at(record, f"{split}.live", 1.0) for record in done], 1)
     readings = [_text([_at(record, name, 1.0) for record in done], 3) for name in names]
-    return [row.label.replace("|", r"\|"), n, *quarters, difference, bayes, live, *readings]
+    return [row.label, n, *quarters, difference, bayes, live, *readings]
 
 
 def _mixed(suite: Suite, found: dict[str, list[Record]]) -> list[str]:

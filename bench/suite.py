@@ -1,6 +1,6 @@
 """Suites: a YAML file -> rows, budgets and seeds -> trials, the values that the bench runs.
 
-Reading a suite imports neither torch nor a method, so that listing suites is instant; `bench.plan` imports them.
+Reading a suite imports neither torch nor a method, so that listing suites is instant; `bench.plan` looks methods up.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from typing import Any, Literal
 from bench.errors import UserError
 from bench.seeds import derive, parse_seeds
 from bench.yaml_strict import Section, build, load, unknown
-
-__all__ = ["PROTOCOL", "Budget", "Override", "Published", "Row", "Suite", "Trial"]
-__all__ += ["load_suite", "names", "parse_seeds"]
 
 PROTOCOL = 1  # raised when the bench itself changes what a trial means: split, order of batches, scoring
 SUITES = Path(__file__).parent / "suites"
@@ -84,7 +81,6 @@ class Budget:
     suite's. `label` is printed in tables, and only a `comparable` budget may be compared with published numbers.
     """
 
-    name: str
     steps: int | None = None
     epochs: int | None = None
     validate: int | None = None
@@ -92,15 +88,13 @@ class Budget:
     batch_labelled: int | None = None
     label: str = ""
     comparable: bool = False
-    source: Section = field(default_factory=Section, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _require_name("name", self.name)
         _require_least(self, steps=1, epochs=1, validate=1, batch=1, batch_labelled=1)
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError(f"budget {self.name} needs exactly one of steps and epochs")
+            raise ValueError("a budget needs exactly one of steps and epochs")
         if not (self.label or self.comparable):
-            raise ValueError(f"budget {self.name} is not comparable, so it needs a label that says so in tables")
+            raise ValueError("a budget that is not comparable needs a label that says so in tables")
 
 
 @dataclass(frozen=True)
@@ -269,10 +263,6 @@ def load_suite(name: str | Path) -> Suite:
     section = load(path)
     if "seeds" in section:
         section["seeds"] = parse_seeds(section["seeds"], f"{section.where('seeds')}: seeds")
-    budgets = section.get("budgets")
-    for key, budget in budgets.items() if isinstance(budgets, Section) else ():
-        if isinstance(budget, Section):
-            budget.setdefault("name", key)
     suite = build(Suite, section)
     _check(suite, path.stem)
     return suite
@@ -282,9 +272,10 @@ def _check(suite: Suite, stem: str) -> None:
     """What no single mapping can check by itself: names that must agree."""
     if suite.suite != stem:
         raise UserError(f"{suite.source.where('suite')}: suite {suite.suite!r} must be named like its file, {stem!r}")
-    for key, budget in suite.budgets.items():
-        if budget.name != key:
-            raise UserError(f"{budget.source.where('name')}: budget {key!r} has another name; remove the key 'name'")
+    for name in suite.budgets:
+        if not _NAME.fullmatch(name):
+            spot = suite.source["budgets"].where(name)
+            raise UserError(f"{spot}: budget {name!r} names a folder; use a-z, 0-9 and _ only")
     seen: set[str] = set()
     for row in suite.rows:
         if row.row in seen:

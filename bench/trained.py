@@ -54,5 +54,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Trained:
     try:
         method.load_state_dict(state["module"])
     except RuntimeError:
-        raise UserError(f"{weights}: made by other code, whose networks differ from today's") from None
+        raise UserError(
+            f"{weights}: made by other code, whose networks differ from today's; check out the commit that {path} names, "
+            "or run the trial again with --keep-weights and another --out"
+        ) from None
     return Trained(method.to(device).eval(), trial, found, state.get("drawn", []))

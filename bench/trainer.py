@@ -1,7 +1,7 @@
 """The one loop: prepare, update n times, score, and nothing that a method could know about.
 
 A `Run` is a trial under way. All that decides its future is in `state()`, so a run restored from a checkpoint continues
-exactly. The loop reads a loss from the device only when it scores.
+exactly. The loop reads a loss from the device only when it scores and at the end of each stretch of its trace.
 """
 
 from __future__ import annotations

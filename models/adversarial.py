@@ -39,8 +39,7 @@ def gradient_penalty(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor], u: 
         u: position on the straight line of each pair, in [0, 1], [B].
         joint: one norm over x, y and z together, as section 4.1 says; otherwise each has its own, and their penalties are added.
     """
-    squares = slope_squares(logit, q, p, u)
-    norms = [_root(sum(squares[1:], squares[0]))] if joint else [_root(square) for square in squares]
+    norms = [slope_norms(logit, q, p, u)] if joint else map(_root, slope_squares(logit, q, p, u))
     return sum(((norm - 1).square().mean() for norm in norms), torch.zeros((), device=u.device))
 
 
@@ -53,7 +52,11 @@ def slope_norms(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor], u: Tenso
 def slope_squares(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor], u: Tensor) -> list[Tensor]:
     """‖∇ D‖₂² of each variable between the sides, [B] each; arguments as above."""
     points = [_between(a, b, u).requires_grad_() for a, b in zip(q, p, strict=True)]
-    gradients = torch.autograd.grad(logit(*points).sum(), points, create_graph=True)
+    return _squares(logit(*points), points)
+
+
+def _squares(values: Tensor, points: Sequence[Tensor]) -> list[Tensor]:
+    gradients = torch.autograd.grad(values.sum(), points, create_graph=True)
     return [gradient.flatten(1).square().sum(1) for gradient in gradients]
 
 
@@ -67,8 +70,7 @@ def roth_penalty(logit: Logit, q: Sequence[Tensor], p: Sequence[Tensor]) -> Tens
     for side, sign in ((q, -1.0), (p, 1.0)):
         points = [t.detach().requires_grad_() for t in side]
         value = logit(*points)
-        gradients = torch.autograd.grad(value.sum(), points, create_graph=True)
-        squared = sum((g.flatten(1).square().sum(1) for g in gradients), torch.zeros_like(value))
+        squared = sum(_squares(value, points), torch.zeros_like(value))
         total = total + (torch.sigmoid(sign * value).square() * squared).mean()
     return 0.5 * total
 

@@ -4,7 +4,7 @@ A kernel of width 8 sees the whole image, so every layer is a plain matrix produ
 There is no dropout: with it these nets learned more slowly and to a higher error (docs/experiments.md).
 """
 
-from models.tables import Amendment, Table, amend
+from models.tables import Table, without_z
 
 ENCODER = Table(
     "Ours, digits: Gz(x) Gy(x, Gz(x))",
@@ -29,10 +29,7 @@ ENCODER = Table(
     sizes={"x": 8},
 )
 
-ENCODER_15 = amend(
-    ENCODER,
-    *(Amendment(f"y{i}a", "Input", f"y{i} + z{i}", f"y{i}", "Eq. 15: y is inferred without z") for i in (1, 2)),
-)
+ENCODER_15 = without_z(ENCODER, 2)
 
 ENCODER_Y = Table(
     "Ours, digits: Gy(x)",

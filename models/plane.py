@@ -3,7 +3,7 @@
 A point is an image of one position with two channels, so width-1 layers are plain linear maps.
 """
 
-from models.tables import Amendment, Table, amend
+from models.tables import Table, without_z
 
 ENCODER = Table(
     "Ours, plane: Gz(x) Gy(x, Gz(x))",
@@ -27,10 +27,7 @@ ENCODER = Table(
     """,
 )
 
-ENCODER_15 = amend(
-    ENCODER,
-    *(Amendment(f"y{i}a", "Input", f"y{i} + z{i}", f"y{i}", "Eq. 15: y is inferred without z") for i in (1, 2)),
-)
+ENCODER_15 = without_z(ENCODER, 2)
 
 ENCODER_Y = Table(
     "Ours, plane: Gy(x)",

@@ -5,7 +5,7 @@ Table 7 draws factorisation (7) on a trunk x1-x7 that y and z share. `ENCODER_15
 """
 
 from models.mnist import PRIOR, PRIOR_VARIANCE
-from models.tables import Amendment, Table, amend
+from models.tables import Amendment, Table, without_z
 
 __all__ = ["DECODER", "DISCRIMINATOR", "ENCODER", "ENCODER_15", "ENCODER_Y", "ENCODER_Z", "PRIOR", "PRIOR_VARIANCE"]
 
@@ -54,10 +54,7 @@ ENCODER = Table(
     amendments=(_RGB, *_SAME, *_AVG6),
 )
 
-ENCODER_15 = amend(
-    ENCODER,
-    *(Amendment(f"y{i}a", "Input", f"y{i} + z{i}", f"y{i}", "Eq. 15: y is inferred without z") for i in (1, 2)),
-)
+ENCODER_15 = without_z(ENCODER, 2)
 
 ENCODER_Y = Table(
     "Ours, the y-branch of Table 7: Gy(x)",

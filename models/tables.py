@@ -254,3 +254,9 @@ def _problem(row: Row, channels: dict[str, int]) -> str:
 def amend(table: Table, *amendments: Amendment) -> Table:
     """The same table with further amendments."""
     return replace(table, amendments=table.amendments + amendments)
+
+
+def without_z(encoder: Table, layers: int) -> Table:
+    """An encoder as Eq. 15 has it: its sums y1a, y2a, ... up to that of the last of its layers read no z."""
+    cells = ((f"y{i}a", "Input", f"y{i} + z{i}", f"y{i}") for i in range(1, layers + 1))
+    return amend(encoder, *(Amendment(*cell, "Eq. 15: y is inferred without z") for cell in cells))

@@ -223,7 +223,7 @@ def _scored(suite: Suite, budget: str, row: str, *values: float) -> list[Record]
 
 def test_comparison_names_the_budget_of_a_quick_run(stored: Path) -> None:
     suite = load_suite(stored / "tiny.yaml")
-    suite = replace(suite, budgets={**suite.budgets, "quick": Budget("quick", steps=2, validate=2, label="quick")})
+    suite = replace(suite, budgets={**suite.budgets, "quick": Budget(steps=2, validate=2, label="quick")})
     shipped = [*_scored(suite, "quick", "amm", 40.0), *_scored(suite, "paper", "kmeans", 20.0)]
     drawn = figures.comparison(suite, "paper", prepared(suite, "paper", shipped, ())[0])
     labels = [label.get_text() for label in drawn.figure.axes[0].get_yticklabels()]
@@ -270,7 +270,7 @@ def test_curves_of_two_seeds_have_a_mean(stored: Path) -> None:
 
 def test_curves_of_a_shortened_run_say_so(stored: Path) -> None:
     suite = load_suite(stored / "tiny.yaml")
-    suite = replace(suite, budgets={**suite.budgets, "quick": Budget("quick", steps=4, label="quick")})
+    suite = replace(suite, budgets={**suite.budgets, "quick": Budget(steps=4, label="quick")})
     one = record.read(stored / "runs/tiny/paper/kmeans/seed00.json")
     picture = figures.learning_curves(suite, "kmeans", "quick", [one])
     assert picture.figure.axes[0].get_title() == "k-means, quick budget: 1 seed" and "quick budget" in picture.alt

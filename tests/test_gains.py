@@ -49,3 +49,6 @@ def test_bad_arguments(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.delenv("MALLOC_TOP_PAD_", raising=False)  # main must not replace the process of its caller
     assert gains.main(["--rounds", "0"]) == 2 and gains.main(["--row", "x"]) == 2
     assert capsys.readouterr().err.count("error: ") == 2
+    for row in ("digits_unsup/imsat", "plane_unsup/amm"):  # of another method, and with alternating updates
+        assert gains.main(["--row", row]) == 2
+        assert f"--row {row}: the measures are of AMM's step" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import machine, official, run
+from bench import estimate, machine, official, run
 from bench.errors import UserError
 from bench.machine import device_slots
 from bench.plan import trials
@@ -434,7 +434,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(suite: Path, tmp_path: Pat
         "small/quick/aae seed 7: baselines.aae:AAE, 30 steps of 50",
         "2 of 2 trials to run",
     ]
-    assert re.fullmatch(r"aae: 0\.\d+ s a step x 30 steps = \d s a trial, 2 trials \d s", estimate)
+    assert re.fullmatch(r"small/aae: 0\.\d+ s a step x 30 steps = \d s a trial, 2 trials \d s", estimate)
     assert re.match(r"on \d x (cpu|cuda:0), \d+ threads each: about \d s", total)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["small.yaml"]
 
@@ -456,11 +456,27 @@ def test_a_dry_run_does_not_guess_the_time_of_what_learns_at_once(
     assert main([*arguments, "--only", "kmeans"]) == 0
     first, *_, row, total = capsys.readouterr().out.splitlines()
     assert first == "small/quick/kmeans seed 4: baselines.kmeans:KMeans, no steps"
-    assert row == "kmeans: learns at once, without steps: not timed, 2 trials"
+    assert row == "small/kmeans: learns at once, without steps: not timed, 2 trials"
     assert total.partition(": ")[2].startswith("2 trials that learn at once, not timed")
     assert main(arguments) == 0
     total = capsys.readouterr().out.splitlines()[-1]
     assert re.search(r": about \d s, and 2 trials that learn at once, not timed", total)
+
+
+def test_rows_of_one_name_in_two_suites_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Timed:
+        def __init__(self, trial: Trial, *_: object, **__: object) -> None:
+            self.steps, self.seconds = trial.steps, {"mnist": 1.0, "svhn": 100.0}[trial.data]
+
+        def time_step(self) -> float:
+            return self.seconds
+
+    monkeypatch.setattr("bench.trainer.Run", Timed)
+    told: list[str] = []
+    mnist, svhn = (trials(load_suite(suite), "quick", ["amm_k30"], [0, 1]) for suite in ("mnist_unsup", "svhn_unsup"))
+    seconds, untimed = estimate.total([*mnist, *svhn], "cpu", torch.get_num_threads(), told.append)
+    assert seconds == 2 * mnist[0].steps + 200 * svhn[0].steps and untimed == 0
+    assert [line.partition(":")[0] for line in told] == ["mnist_unsup/amm_k30", "svhn_unsup/amm_k30"]
 
 
 def test_a_dry_run_leaves_out_what_has_a_result(suite: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -115,7 +115,7 @@ def suite(write: Callable[..., Path]) -> Suite:
 
 def test_a_good_suite_is_read(suite: Suite) -> None:
     assert (suite.suite, suite.margin, suite.seeds, suite.notes) == ("toy", 1.0, (0, 1, 2), ("made up",))
-    assert suite.budgets["quick"].name == "quick"
+    assert suite.budgets["quick"].steps == 50
     assert (suite.budgets["quick"].comparable, suite.budgets["paper"].comparable) == (False, True)
     one, two = suite.rows
     assert one.published is not None
@@ -246,7 +246,10 @@ def test_a_method_that_learns_from_labels_has_a_component_for_each_class(write: 
     path.write_text(path.read_text().replace("{lr: 1e-4,", "{components: 7,"), encoding="utf-8")
     with pytest.raises(UserError) as caught:
         trials(load_suite(path), "quick")
-    assert str(caught.value) == f"{path}:19: row one: components: 7, but blobs has labels of 10 classes"
+    assert (
+        str(caught.value)
+        == f"{path}:19: row one: components: 7, but blobs has labels of 10 classes; give at least as many"
+    )
     assert trials(load_suite(path), "quick", ["two"])[0].config["components"] == 10
 
 
@@ -257,7 +260,9 @@ def test_only_classes_to_tell_apart_fix_the_number_of_components(write: Callable
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         trials(load_suite(path), "quick")
-    assert str(caught.value) == f"{path}:19: row one: components: 7, but blobs has 10 classes to tell apart"
+    assert (
+        str(caught.value) == f"{path}:19: row one: components: 7, but blobs has 10 classes to tell apart; give as many"
+    )
     assert trials(load_suite(path), "quick", ["two"])[0].config["components"] == 10
 
 
@@ -340,7 +345,7 @@ def test_a_row_may_be_compared_by_another_score_of_the_same_unit(
         ("steps: 50,", "steps: 50, epochs: 1,", 14, "exactly one of steps and epochs"),
         ("steps: 50, ", "", 14, "exactly one of steps and epochs"),
         (", comparable: true", "", 15, "needs a label"),
-        ("paper: {", "paper: {name: other, ", 15, "remove the key 'name'"),
+        ("paper: {", "paper: {name: other, ", 15, "unknown key 'name'; choices: steps, epochs, "),
         ("paper: {epochs", "paper 2: {epochs", 15, "use a-z, 0-9 and _ only"),
         ("row: one", "row: ../one", 17, "use a-z, 0-9 and _ only"),
         ("{mean: 3,", "{men: 3,", 21, "did you mean 'mean'?"),
