@@ -194,7 +194,8 @@ def execute(trials: Sequence[Trial], options: argparse.Namespace, partly: bool =
         return 0
     if options.scheduler and options.backend != "dask":
         raise UserError("--scheduler: belongs to --backend dask")
-    devices = ("cpu",) if options.scheduler else device_slots(options.device, options.workers, len(left))
+    # by all trials, not those left, so that the same command always gives a trial as many threads, which decide its bits
+    devices = ("cpu",) if options.scheduler else device_slots(options.device, options.workers, len(trials))
     threads = threads_each(1 if options.scheduler and not options.threads else options.threads, len(devices))
     seconds = None if options.time_budget is None else parse_duration(options.time_budget)
     for trial in () if options.scheduler else left:
@@ -242,9 +243,10 @@ def describe(trials: Sequence[Trial], left: Sequence[Trial], devices: Sequence[s
     print(f"{len(left)} of {len(trials)} trials to run", flush=True)
     seconds, untimed = total(left, devices[0], threads, lambda line: print(line, flush=True))
     if left:
-        wall = summed(seconds / len(devices), untimed)
+        at_once = min(len(devices), len(left))
+        wall = summed(seconds / at_once, untimed)
         less = "" if devices[0] == "cpu" else "; trials that share a GPU take less"
-        print(f"on {len(devices)} x {devices[0]}, {threads} threads each: {wall}{less}")
+        print(f"on {at_once} x {devices[0]}, {threads} threads each: {wall}{less}")
     return 0
 
 

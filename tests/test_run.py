@@ -492,6 +492,20 @@ def test_a_dry_run_leaves_out_what_has_a_result(suite: Path, tmp_path: Path, cap
     assert "all 1 trials have a result" in capsys.readouterr().err
 
 
+def test_the_same_command_gives_the_last_trial_as_many_threads_as_the_first(
+    suite: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU they decide the order in which numbers are added, so the last seed must not get those of the others."""
+    monkeypatch.setattr(machine, "cores", lambda: 4)
+    options = ["--suite", str(suite), "--budget", "quick", "--out", str(tmp_path), "--seeds", "0,1", "--only", "kmeans"]
+    assert main([*options, "--device", "cpu", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("on 2 x cpu, 2 threads each: ")
+    done = trials(load_suite(suite), "quick", ["kmeans"])[0]
+    write(record_path(tmp_path, done), new_record(done, "done", None, {}))
+    assert main([*options, "--device", "cpu", "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("on 1 x cpu, 2 threads each: ")
+
+
 def test_methods_and_data_are_looked_for_before_any_trial_is_started(
     suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
