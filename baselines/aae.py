@@ -114,7 +114,8 @@ class AAE(Method):
 
         e_y, e_z = (game.encoder_loss(self.config.noise, noise) for game in games)
         descend(e_y + e_z, self.e_parameters, encode)
-        return {"reconstruction": reconstruction, "d_y": l_y, "d_z": l_z, "e_y": e_y, "e_z": e_z}
+        named = {"reconstruction": reconstruction, "d_y": l_y, "d_z": l_z, "e_y": e_y, "e_z": e_z}
+        return {name: value.detach() for name, value in named.items()}
 
     def _optimizers(self) -> tuple[list[torch.optim.Optimizer], torch.optim.Optimizer, torch.optim.Optimizer]:
         """Those of reconstruction, discriminators and encoder, with the rates of this step."""

@@ -120,7 +120,7 @@ class AAESemi(Method):
         descend(supervised, self.e_parameters, self.e_adam)
         told = {"reconstruction": reconstruction, "rebuilt": rebuilt, "d_y": l_y, "d_z": l_z, "e_y": e_y, "e_z": e_z}
         told |= {"supervised": supervised, "train_error": error_rate(logits, y_true)}
-        return told
+        return {name: value.detach() for name, value in told.items()}
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable class, int64 [B]."""

@@ -96,7 +96,8 @@ class ALI(Method):
         (l_q + l_p).backward(inputs=self.g_parameters)
         self.d_adam.step()
         self.g_adam.step()
-        return {"d": l_d, "penalty": penalty, "q": l_q, "p": l_p, "logit_q": logit_q.mean(), "logit_p": logit_p.mean()}
+        named = {"d": l_d, "penalty": penalty, "q": l_q, "p": l_p, "logit_q": logit_q.mean(), "logit_p": logit_p.mean()}
+        return {name: value.detach() for name, value in named.items()}
 
     def finish(self, data: Data) -> None:
         """k-means on the embeddings of all training examples."""

@@ -106,7 +106,8 @@ class ALISemi(Method):
         (l_q + l_p).backward(inputs=self.g_parameters)
         self.d_adam.step()
         self.g_adam.step()
-        return {"supervised": supervised, "unlabelled": unlabelled, "q": l_q, "p": l_p}
+        named = {"supervised": supervised, "unlabelled": unlabelled, "q": l_q, "p": l_p}
+        return {name: value.detach() for name, value in named.items()}
 
     def features(self, x: Tensor) -> Tensor:
         """What the SVM reads of images: the encoder's last three hidden layers and μ_z(x), [B, F]."""

@@ -106,13 +106,14 @@ class BadGAN(Method):
         found = self.discriminator.features(self.generate(n, noise), noise)
         matching, pull = feature_matching(features, found), pull_away(found)
         descend(matching + c.pull_away_weight * pull, self.g_parameters, self.g_adam)
-        return {
+        losses = {
             "supervised": supervised,
             "unlabelled": unlabelled,
             "entropy": entropy,
             "g": matching,
             "pull_away": pull,
         }
+        return {name: value.detach() for name, value in losses.items()}
 
     def _anneal(self) -> None:
         """Sets the rate of both players for this step."""

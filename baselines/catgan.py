@@ -95,7 +95,8 @@ class CatGAN(Method):
         with running_statistics_kept(self.discriminator):
             g = generator_loss(self.judge(x, noise))
         descend(g, self.g_parameters, self.g_adam)
-        return {"marginal": marginal_entropy(real), "real": conditional_entropy(real), "d": d, "g": g}
+        terms = {"marginal": marginal_entropy(real), "real": conditional_entropy(real), "d": d, "g": g}
+        return {name: value.detach() for name, value in terms.items()}
 
     def predict(self, x: Tensor) -> Tensor:
         """D's most probable category, without noise, int64 [B]."""

@@ -113,7 +113,7 @@ class GMVAE(Method):
         """One step on examples [B, C, H, W]; the losses are the terms' means over examples."""
         terms = self.terms(batch.x, batch.noise)
         descend(torch.stack(list(terms.values())).sum(0).mean(), None, self.adam)
-        return {name: value.mean() for name, value in terms.items()}
+        return {name: value.detach().mean() for name, value in terms.items()}
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable category, int64 [B]."""

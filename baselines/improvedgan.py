@@ -104,7 +104,8 @@ class ImprovedGAN(Method):
             features = self.discriminator.features(2 * batch.x - 1, noise)
         g = feature_matching(features, self.discriminator.features(self.generate(n, noise), noise))
         descend(g, self.g_parameters, self.g_adam)
-        return {"supervised": supervised, "unlabelled": unlabelled, "g": g, "train_error": error}
+        named = {"supervised": supervised, "unlabelled": unlabelled, "g": g, "train_error": error}
+        return {name: value.detach() for name, value in named.items()}
 
     def _anneal(self) -> None:
         """Sets the rate of both players for this step."""

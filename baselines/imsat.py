@@ -89,7 +89,7 @@ class IMSAT(Method):
             d = worst_direction(self.net, x, logits.detach(), batch.noise.normal(*x.shape), c.xi, c.power_iterations)
             vat = kl_divergence(logits.detach(), self.net(x + self.radii[batch.index, None] * d))
         descend(vat + c.information_weight * (conditional - c.marginal_weight * marginal), None, self.adam)
-        return {"vat": vat, "conditional_entropy": conditional, "marginal_entropy": marginal}
+        return {"vat": vat.detach(), "conditional_entropy": conditional.detach(), "marginal_entropy": marginal.detach()}
 
     def predict(self, x: Tensor) -> Tensor:
         """The most probable category, int64 [B]."""

@@ -84,7 +84,7 @@ class InfoGAN(Method):
         fake, mi_y, mi_c = self._play(batch)
         g = synthesis_loss(fake)
         descend(g - self.config.mi_weight * (mi_y + mi_c), self.g_parameters, self.g_adam)
-        return {"d": d, "g": g, "mi_y": mi_y, "mi_c": mi_c}
+        return {name: value.detach() for name, value in {"d": d, "g": g, "mi_y": mi_y, "mi_c": mi_c}.items()}
 
     def _play(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """D's logits [B] of new generated images, and L_I of their y and c."""

@@ -106,7 +106,7 @@ class LALNets(Method):
         loss = parts["pseudo"] + c.affinity_weight * parts["affinity"] + c.balance_weight * (1 - parts["balance"])
         loss = loss + c.coactivity_weight * parts["coactivity"] + c.norm_weight * parts["norm"]
         descend(loss, None, self.adam)
-        return parts
+        return {name: value.detach() for name, value in parts.items()}
 
     def finish(self, data: Data) -> None:
         """k-means on the features of all training images."""

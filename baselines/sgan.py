@@ -135,7 +135,7 @@ class SGAN(Method):
         pairs.descend(i + g + r_z + r_y, self.g_parameters, self.g_adam, self.others_rate)
         told = {"c": own, "c_generated": named, "d_xy": d_xy, "d_xz": d_xz, "i": i, "g": g, "r_z": r_z, "r_y": r_y}
         told["train_error"] = losses.error_rate(labelled, y)
-        return told
+        return {name: value.detach() for name, value in told.items()}
 
     def _count(self) -> Tensor:
         """The epoch of this step, from 1 after pretraining, after setting the learning rates that belong to it."""

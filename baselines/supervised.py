@@ -62,7 +62,7 @@ class Supervised(Method):
         logits = self.logits(x, batch.noise)
         loss = F.cross_entropy(logits, y)
         descend(loss, None, self.adam)
-        return {"loss": loss, "train_error": error_rate(logits, y)}
+        return {"loss": loss.detach(), "train_error": error_rate(logits, y)}
 
     def predict(self, x: Tensor) -> Tensor:
         """The class with the largest μ_y(x), int64 [B]."""

@@ -134,7 +134,7 @@ class TripleGAN(Method):
         self.average.update(self.classifier)
         told = {"d": d, "g": g, "c": own, "c_fooling": fooling, "c_generated": named}
         told["train_error"] = losses.error_rate(labelled, y)
-        return told
+        return {name: value.detach() for name, value in told.items()}
 
     def _count(self) -> Tensor:
         """The epoch of this step, from 1, after setting the learning rate that belongs to it."""

@@ -126,7 +126,7 @@ class VaDE(Method):
         terms = self.terms(batch.x, batch.noise)
         descend(torch.stack(list(terms.values())).sum(0).mean(), None, self.adam)
         self.step += 1
-        return {name: value.mean() for name, value in terms.items()}
+        return {name: value.detach().mean() for name, value in terms.items()}
 
     def predict(self, x: Tensor) -> Tensor:
         """argmax_c γ_c at z = μ, int64 [B]."""

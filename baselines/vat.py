@@ -89,7 +89,7 @@ class VAT(Method):
         rate, beta1 = schedule(c, self.step)
         self.step += 1
         self.adam.step_with(rate, beta1, self.step)
-        return {"supervised": supervised, "vat": vat, "entropy": entropy}
+        return {"supervised": supervised.detach(), "vat": vat.detach(), "entropy": entropy.detach()}
 
     def unlabelled_losses(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """KL(p(y | x) || p(y | x + r)) and H(p(y | x)) in nats, means over scaled examples [B, C, H, W]."""

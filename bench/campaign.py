@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.dry_run:
         laid_out(own.out)
     try:
-        return run.execute(run.unfinished(found, *roots), options, partly=True)
+        return run.execute(found, options, partly=True, elsewhere=(own.home, own.reference))
     finally:  # also where a trial's bad input ends all
         if own.out != own.home and not options.dry_run:
             parts, stay = packed(own.out)

@@ -155,12 +155,14 @@ class Remote:
 
     def _compute(self, jobs: list[dict[str, Any]], began: float) -> Iterator[str]:
         """Submits until the lot has ended for another reason than the death of its workers."""
-        begun: set[str] = set()
-        deaths = 0
+        deaths, died = 0, -math.inf
         while True:
+            begun: dict[str, float] = {}
             said = yield from self._submit(jobs, began, begun)
+            if len(begun) > 1:  # the scheduler gave the lot of a dead worker to another one by itself
+                died = max(begun.values())
             if said is None:
-                deaths += 1
+                deaths, died = deaths + 1, time.monotonic()
                 if self.cluster.gone() or self.cluster.times:
                     yield from _unfinished(jobs)
                     return
@@ -169,18 +171,21 @@ class Remote:
                     why = f"its dask worker died, {deaths} times over"
                     yield from (json.dumps({"trial": job["number"], "failed": why}) + "\n" for job in jobs)
                     return
-            elif not self._held_by_its_own(said, began, begun):
+            elif not self._held_by_its_own(said, died):
                 yield from said
                 return
             time.sleep(POLL_S)
 
-    def _held_by_its_own(self, said: list[str], began: float, begun: set[str]) -> bool:
-        """Whether a trial is locked, perhaps by its own process of a worker that is gone, which writes its checkpoint still."""
-        waits = len(begun) > 1 and time.monotonic() - began < 2 * STALE_S and not self.cluster.times
+    def _held_by_its_own(self, said: list[str], died: float) -> bool:
+        """Whether a trial is locked, perhaps by its own process on a worker that `died`, still writing its checkpoint."""
+        waits = time.monotonic() - died < 2 * STALE_S and not self.cluster.times
         return waits and any(parsed(line).get("end") == BUSY for line in said)
 
-    def _submit(self, jobs: list[dict[str, Any]], began: float, begun: set[str]) -> Lines:
-        """Runs the lot once; yields what is said of steps and returns the rest, or None if its workers died."""
+    def _submit(self, jobs: list[dict[str, Any]], began: float, begun: dict[str, float]) -> Lines:
+        """Runs the lot once; yields what is said of steps and returns the rest, or None if its workers died.
+
+        `begun` gets the time of each worker's beginning.
+        """
         cluster, key = self.cluster, f"trial-{uuid4().hex}"
         heard = cluster.listeners[key] = queue.SimpleQueue()
         spent = time.monotonic() - began
@@ -199,7 +204,7 @@ class Remote:
                 with suppress(queue.Empty):
                     said = heard.get(timeout=POLL_S)
                     if "begun" in said:
-                        begun.add(said["begun"])
+                        begun[said["begun"]] = time.monotonic()
                     elif "line" in said and parsed(said["line"]).get("end") != BUSY:
                         yield said["line"]
             if future.status != "finished":

@@ -17,8 +17,7 @@ from bench.suite import Trial
 def lines(trials: Sequence[Trial], options: Namespace) -> Iterator[str]:
     """A command for each trial; with `--share N` for N seeds of a row, which then share a device.
 
-    The number of threads is fixed, because on a CPU it decides the order in which numbers are added. The shell gives way to
-    the command, so that a signal to the one is a signal to the other.
+    The number of threads is fixed, because on a CPU it decides the order in which numbers are added.
     """
     suite = str(Path(options.suite).absolute()) if options.suite.endswith(".yaml") else options.suite
     fixed = ["--budget", options.budget, "--device", options.device, "--out", str(options.out.resolve())]
@@ -34,4 +33,4 @@ def lines(trials: Sequence[Trial], options: Namespace) -> Iterator[str]:
         for start in range(0, len(seeds), size):
             some = ",".join(map(str, seeds[start : start + size]))
             command = [sys.executable, "-m", "bench.run", "--suite", suite, "--only", row, "--seeds", some, *fixed]
-            yield f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(command)}"
+            yield f"cd {shlex.quote(str(ROOT))} && {shlex.join(command)}"

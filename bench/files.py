@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -162,9 +163,10 @@ def unused(named: Callable[[str], Path]) -> Path:
 
 def sweep(path: Path) -> None:
     """Deletes what dead runs left half-written of the files that have the name of `path` before their ending."""
-    with suppress(OSError), TemporaryFile(dir=path.parent) as own:
+    now = time.time()
+    with suppress(OSError), TemporaryFile(dir=path.parent) as own:  # a full disk has no room for it
         now = os.fstat(own.fileno()).st_mtime  # by the clock that dated the others
-        for part in path.parent.glob(f".{path.stem}.*.part"):
-            with suppress(OSError):
-                if now - part.stat().st_mtime > STALE_S:
-                    part.unlink()
+    for part in path.parent.glob(f".{path.stem}.*.part"):
+        with suppress(OSError):
+            if now - part.stat().st_mtime > STALE_S:
+                part.unlink()

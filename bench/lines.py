@@ -93,7 +93,8 @@ class Line:
 
 
 def line(suite: Suite, budget: str, row: Row, reference: Sequence[Record], yours: Sequence[Record]) -> Line:
-    """Looks up one row: the reference of the same budget, else of another one; the verdict on yours, else on that."""
+    """Looks up one row: the reference of the same budget, else of another one; the verdict on yours once one has
+    ended, else on that."""
     budgets = {"reference": _nearest(suite, budget, _of(row, reference)), "yours": budget}
     records = {
         run: [record for record in _of(row, pool) if record["trial"]["budget"] == budgets[run]]
@@ -101,8 +102,8 @@ def line(suite: Suite, budget: str, row: Row, reference: Sequence[Record], yours
     }
     metric = (row.published and row.published.metric) or suite.metric
     cells = {run: cell(found, metric, max(len(suite.seeds), len(found))) for run, found in records.items()}
-    begun = any(record["status"] in FINAL for record in records["yours"])
-    source = "yours" if begun or not records["reference"] else "reference"
+    ended = any(record["status"] != "interrupted" for record in records["yours"])
+    source = "yours" if ended or not records["reference"] else "reference"
     judged = _judge(suite, suite.budgets[budgets[source]].comparable, row.published, cells[source], metric)
     notes = {
         "model": _departures(row, [*records["yours"], *records["reference"]]) + _metric_note(suite, metric),

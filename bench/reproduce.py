@@ -77,7 +77,7 @@ def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, res
         left = run.unfinished(trials, options.out)
         run.require(left, options.data_root)
         if not yes:
-            ask(left, options)
+            ask(trials, left, options)
         writable(results, "--results")  # now, not after hours
     codes = [0]
     for suite in suites:
@@ -89,15 +89,15 @@ def reproduce(suites: Sequence[str], yes: bool, options: argparse.Namespace, res
     return max(codes)
 
 
-def ask(left: Sequence[Trial], options: argparse.Namespace) -> None:
-    """Without a GPU: says how long the trials left take together, and asks."""
-    devices = device_slots(options.device, options.workers, len(left))
+def ask(trials: Sequence[Trial], left: Sequence[Trial], options: argparse.Namespace) -> None:
+    """Without a GPU: says how long those left of the trials take together, and asks."""
+    devices = device_slots(options.device, options.workers, len(trials))
     if not left or devices[0] != "cpu":
         return
     threads = threads_each(options.threads, len(devices))
     print("No GPU. A few steps of each row, to see how long it takes here:", file=sys.stderr)
     seconds, untimed = total(left, devices[0], threads, lambda line: print(line, file=sys.stderr, flush=True))
-    consent(summed(seconds / len(devices), untimed), len(left))
+    consent(summed(seconds / min(len(devices), len(left)), untimed), len(left))
 
 
 def consent(length: str, trials: int) -> None:

@@ -177,12 +177,14 @@ def watch(trials: Sequence[Trial], options: argparse.Namespace) -> int:
         time.sleep(options.watch)
 
 
-def execute(trials: Sequence[Trial], options: argparse.Namespace, partly: bool = False) -> int:
-    """Runs what has no result yet; with `partly` also where some of the data cannot be had."""
+def execute(
+    trials: Sequence[Trial], options: argparse.Namespace, partly: bool = False, elsewhere: Sequence[Path] = ()
+) -> int:
+    """Runs what has no result yet, here or below `elsewhere`; with `partly` also where some of the data cannot be had."""
     from bench.engine import require_device  # imports torch
 
     check(options)
-    left = unfinished(trials, options.out)
+    left = unfinished(trials, options.out, *elsewhere)
     if options.dry_run and options.print_commands:
         raise UserError("--dry-run and --print-commands: choose one")
     if options.print_commands and (options.backend != "local" or options.scheduler):

@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from bench.errors import UserError
@@ -186,7 +187,7 @@ def verdict(
     if equivalent < LEVEL:
         return Verdict("reproduced", detail)
     if different >= LEVEL:
-        if tost(mean, 0.0, 2, mean, std, n, margin) >= LEVEL:
+        if std / math.sqrt(n) * NormalDist().inv_cdf(1 - LEVEL) >= margin:  # Student's quantiles are larger yet
             detail += f"; the published spread is too wide for any trials to be shown within {margin:g}"
         return Verdict("inconclusive", detail)
     return Verdict("better" if (ours.mean < mean) == lower_is_better else "not reproduced", detail)
@@ -268,9 +269,7 @@ def mixtures(records: Sequence[Record]) -> list[str]:
     revisions = _revisions([record for record in records if record["run"]])
     devices = [name for record in records if (name := record["run"].get("device_name"))]
     torch = [name for record in records if (name := (record["run"].get("versions") or {}).get("torch"))]
-    threads = [
-        str(n) for record in records if (n := record["run"].get("threads")) and record["run"].get("device") == "cpu"
-    ]
+    threads = [n for record in records if (n := record["run"].get("threads")) and record["run"].get("device") == "cpu"]
     for what, values in (
         ("git revisions", revisions),
         ("versions of the data", digests),
@@ -279,7 +278,7 @@ def mixtures(records: Sequence[Record]) -> list[str]:
         ("numbers of threads", threads),
     ):
         different = sorted(set(values))
-        notes += [f"Mixes {what}: {', '.join(different)}."] if len(different) > 1 else []
+        notes += [f"Mixes {what}: {', '.join(map(str, different))}."] if len(different) > 1 else []
     return notes
 
 

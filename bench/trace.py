@@ -28,7 +28,7 @@ class Trace:
         self.points: list[dict[str, float]] = []
 
     def add(self, losses: Mapping[str, Tensor]) -> None:
-        """The losses of one step, scalars."""
+        """The losses of one step, detached scalars."""
         if not isinstance(losses, Mapping):
             raise TypeError(f"update must return a dict of losses, not {type(losses).__name__}")
         for name, loss in losses.items():
@@ -36,7 +36,7 @@ class Trace:
                 raise TypeError(f"update must return scalar tensors, loss {name!r} is none")
             if name not in self.totals:  # in double: a sum in bfloat16 would stop growing
                 self.totals[name] = torch.zeros((), dtype=torch.float64, device=loss.device)
-            self.totals[name] += loss.detach()  # in place, since a recorded step knows the sums by where they lie
+            self.totals[name] += loss  # in place, since a recorded step knows the sums by where they lie
 
     def due(self, step: int) -> bool:
         """Whether a stretch ends at `step`."""

@@ -346,4 +346,5 @@ def _step(adam: torch.optim.Adam, parameters: Sequence[Tensor], gradients: Seque
 
 def _report(l_d: Tensor, penalty: Tensor, l_q: Tensor, l_p: Tensor, q: Tensor, p: Tensor) -> dict[str, Tensor]:
     """Scalars by name: the losses of Algorithm 1, the penalty with its weight, D's mean logits on both sides."""
-    return {"d": l_d, "penalty": penalty, "q": l_q, "p": l_p, "logit_q": q.mean(), "logit_p": p.mean()}
+    named = {"d": l_d, "penalty": penalty, "q": l_q, "p": l_p, "logit_q": q.mean(), "logit_p": p.mean()}
+    return {name: value.detach() for name, value in named.items()}

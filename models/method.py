@@ -109,7 +109,7 @@ class Method(nn.Module):
         """Called once before the first step: pretraining, radii, label frequencies."""
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of all players; returns scalar losses. No `.item()`, no branch on a tensor's value.
+        """One step of all players; returns detached scalar losses. No `.item()`, no branch on a tensor's value.
 
         The bench may record it once and replay it, so a number that changes over time is a tensor, not Python's.
         """

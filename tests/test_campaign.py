@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,10 @@ def test_plan_and_run_as_commands(
     assert campaign.main([*where, "--dry-run"]) == 0 and not (tmp_path / "out").exists()  # it packs nothing
     asked: list[list[Trial]] = []
 
-    def execute(trials: list[Trial], options: Any, partly: bool) -> int:
-        asked.append(trials)
+    def execute(trials: list[Trial], options: Any, partly: bool, elsewhere: Sequence[Path]) -> int:
+        asked.append(campaign.run.unfinished(trials, options.out, *elsewhere))
         assert options.time_budget == "9m" and options.out == tmp_path / "out"
-        store(options.out, trials[0])
+        store(options.out, asked[-1][0])
         return 3
 
     monkeypatch.setattr(campaign.run, "execute", execute)
@@ -131,7 +131,7 @@ def test_a_campaign_runs_what_has_its_data(
 def test_a_campaign_packs_what_it_has_whatever_ends_it(
     store: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def execute(trials: list[Trial], options: Any, partly: bool) -> int:
+    def execute(trials: list[Trial], options: Any, **_: Any) -> int:
         store(options.out, trials[0])
         raise UserError("the file is cut")
 

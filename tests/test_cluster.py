@@ -90,19 +90,31 @@ def test_a_lot_that_kills_every_worker_is_given_up(monkeypatch: pytest.MonkeyPat
     assert heard == ([{"trial": 0, "failed": "its dask worker died, 4 times over"}], -signal.SIGKILL)
 
 
-def test_waiting_for_a_trial_that_is_still_locked_counts_as_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker dies, its trial's process writes its checkpoint for a while, and the worker that has it next dies too."""
-    monkeypatch.setattr(cluster, "POLL_S", 0.01)
-    ends = iter([None, *[said(BUSY)] * cluster.RETRIES, None, said(DONE)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_waiting_for_a_trial_that_is_still_locked_counts_as_no_death(
+    workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker dies, its trial's process writes its checkpoint for a while, and the worker that has it next dies too.
 
-    def submit(self: object, jobs: object, began: float, begun: set[str]) -> Iterator[str]:
-        begun.add(f"worker {len(begun)}")
+    After a death the scheduler gives the lot to another worker by itself, or gives it up, and it is submitted again.
+    """
+    monkeypatch.setattr(cluster, "POLL_S", 0.01)
+    first = [None] if workers == 1 else []
+    ends = iter([*first, *[said(BUSY)] * cluster.RETRIES, None, said(DONE)])
+    counts = iter([workers, *[1] * cluster.RETRIES, 1, 1])
+
+    def submit(self: object, jobs: object, began: float, begun: dict[str, float]) -> Iterator[str]:
+        begun.update({f"worker {n}": time.monotonic() for n in range(next(counts))})
         end = next(ends)
         return end and end[0]
         yield
 
     monkeypatch.setattr(cluster.Remote, "_submit", submit)
-    assert handed(Client()) == ([{"trial": 0, "end": DONE}], 0)
+    worker = cluster.Remote(cluster.Cluster(None, gpu=False, slots=1), "cpu", 1)
+    heard = worker._compute(
+        [{"number": 0, "seconds": None}], time.monotonic() - 10 * cluster.STALE_S
+    )  # after long work
+    assert [json.loads(line) for line in heard] == [{"trial": 0, "end": DONE}]
 
 
 def test_a_trial_of_another_runner_is_left_to_it() -> None:
@@ -176,14 +188,21 @@ def test_printed_commands_make_the_same_records_in_any_order(
     assert capsys.readouterr().out == ""  # nothing is left
 
 
-def test_a_signal_to_the_shell_of_a_printed_command_reaches_the_command(
+def test_a_signal_to_a_task_of_the_slurm_script_reaches_the_command(
     write_suite: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SLURM sends SIGTERM to the process that it started, which is the shell."""
-    assert main(arguments(write_suite("kmeans", seeds="0"), tmp_path / "out", "--print-commands")) == 0
-    line = capsys.readouterr().out.replace("-m bench.run", "-c 'import os; print(os.getpid())'")
-    shell = subprocess.Popen(["sh", "-c", line], stdout=subprocess.PIPE, text=True)
-    assert shell.communicate()[0] == f"{shell.pid}\n"
+    """SLURM sends SIGTERM to the process that it started, and a shell would not pass it on."""
+    assert main(arguments(write_suite("kmeans", seeds="0-1"), tmp_path / "out", "--print-commands")) == 0
+    told = capsys.readouterr().out.replace("-m bench.run", "-c 'import os; print(os.getpid())'")
+    (tmp_path / "lines").write_text(told)
+    (recipe,) = re.findall(r"^srun (sh -c .*)$", (ROOT / "docs/scaling.md").read_text(), re.M)
+    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "2"}
+    task = subprocess.Popen(
+        ["sh", "-c", f"exec {recipe}"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert task.communicate()[0] == f"{task.pid}\n"
+    pasted = subprocess.run(["sh"], input=told, capture_output=True, text=True, check=True)
+    assert pasted.stdout.count("\n") == 2  # one line after another, in one shell
 
 
 def test_printed_commands_group_what_shares_a_device(

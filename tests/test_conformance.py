@@ -154,7 +154,7 @@ def test_it_says_what_it_is(path: str) -> None:
 
 
 @every_method
-def test_a_step_returns_finite_scalars_and_reads_no_value(path: str) -> None:
+def test_a_step_returns_detached_finite_scalars_and_reads_no_value(path: str) -> None:
     case = Case(path)
     if not case.method.iterative:
         with pytest.raises(TypeError, match="takes no steps"):
@@ -173,7 +173,7 @@ def test_a_step_returns_finite_scalars_and_reads_no_value(path: str) -> None:
         losses = case.method.update(case.batch())
     assert losses and all(isinstance(name, str) for name in losses)
     for name, loss in losses.items():
-        assert loss.shape == () and bool(torch.isfinite(loss)), name
+        assert loss.shape == () and not loss.requires_grad and bool(torch.isfinite(loss)), name
     assert any(not torch.equal(a, b) for a, b in zip(before, case.method.parameters(), strict=True))
     assert losses.keys() == case.method.update(case.batch()).keys()
 
@@ -335,7 +335,7 @@ def test_a_new_file_is_found_and_one_row_plans_it(newcomer: str, write_suite: An
     [
         test_config_is_a_frozen_dataclass_of_plain_defaults,
         test_it_says_what_it_is,
-        test_a_step_returns_finite_scalars_and_reads_no_value,
+        test_a_step_returns_detached_finite_scalars_and_reads_no_value,
         test_answers_are_ids_that_depend_on_the_example_alone,
         test_finish_replaces_what_it_did_before,
         test_the_noise_alone_decides_the_weights,
@@ -348,8 +348,8 @@ def test_a_new_method_passes_the_same_checks(newcomer: str, check: Any) -> None:
 
 def test_a_method_that_reads_a_loss_is_caught(newcomer: str, tmp_path: Path) -> None:
     file = tmp_path / "baselines" / "mine.py"
-    told = '"marginal": marginal'
-    assert told in NEW
-    file.write_text(NEW.replace(told, '"marginal": torch.tensor(float(marginal.detach()))'), encoding="utf-8")
+    detached = '"marginal": marginal.detach()'
+    assert detached in NEW
+    file.write_text(NEW.replace(detached, '"marginal": torch.tensor(float(marginal.detach()))'), encoding="utf-8")
     with pytest.raises(AssertionError, match="synchronises"):
-        test_a_step_returns_finite_scalars_and_reads_no_value(newcomer)
+        test_a_step_returns_detached_finite_scalars_and_reads_no_value(newcomer)
