@@ -269,7 +269,8 @@ def mixtures(records: Sequence[Record]) -> list[str]:
     revisions = _revisions([record for record in records if record["run"]])
     devices = [name for record in records if (name := record["run"].get("device_name"))]
     torch = [name for record in records if (name := (record["run"].get("versions") or {}).get("torch"))]
-    threads = [n for record in records if (n := record["run"].get("threads")) and record["run"].get("device") == "cpu"]
+    on_cpu = (record["run"].get("threads") for record in records if record["run"].get("device") == "cpu")
+    threads = [n for n in on_cpu if isinstance(n, int)]
     for what, values in (
         ("git revisions", revisions),
         ("versions of the data", digests),

@@ -309,7 +309,7 @@ def test_part_of_the_test_set_is_accepted(root: Path) -> None:
 def test_part_of_the_training_set_is_refused(root: Path) -> None:
     """A plan counts the official number of training images."""
     path = _replace(root, "train", _mat(_images(25), _labels("train")[:25]), _entry(_images(25)))
-    assert _refused(lambda: _svhn(root)) == f"{path}: 25 images, expected 60"
+    assert _refused(lambda: _svhn(root)) == f"{path}: 25 images, expected 60; delete it and rerun with network"
 
 
 def test_manifest_beside_official_files_says_nothing(root: Path) -> None:
