@@ -140,6 +140,15 @@ class Still(Toy):
     iterative = False
 
 
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """A dry run sets the number of this process's threads, which decides the bits of sums; the next test gets it back."""
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """Toy and Still, importable as models.toy_for_tests while the test runs."""

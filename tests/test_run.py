@@ -497,7 +497,6 @@ def test_the_same_command_gives_the_last_trial_as_many_threads_as_the_first(
 ) -> None:
     """On a CPU they decide the order in which numbers are added, so the last seed must not get those of the others."""
     monkeypatch.setattr(machine, "cores", lambda: 4)
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)  # of this process, whose other tests have one
     options = ["--suite", str(suite), "--budget", "quick", "--out", str(tmp_path), "--seeds", "0,1", "--only", "kmeans"]
     assert main([*options, "--device", "cpu", "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("on 2 x cpu, 2 threads each: ")
