@@ -205,7 +205,8 @@ def execute(
     if options.dry_run:
         return describe(trials, left, devices, threads)
     if not left:
-        print(f"all {len(trials)} trials have a result below {options.out}", file=sys.stderr)
+        roots = ", ".join(map(str, (options.out, *elsewhere)))
+        print(f"all {len(trials)} trials have a result below {roots}", file=sys.stderr)
         return 0
     from bench.dispatch import Dispatcher, Plan
     from bench.progress import Board

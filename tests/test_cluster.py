@@ -111,9 +111,8 @@ def test_waiting_for_a_trial_that_is_still_locked_counts_as_no_death(
 
     monkeypatch.setattr(cluster.Remote, "_submit", submit)
     worker = cluster.Remote(cluster.Cluster(None, gpu=False, slots=1), "cpu", 1)
-    heard = worker._compute(
-        [{"number": 0, "seconds": None}], time.monotonic() - 10 * cluster.STALE_S
-    )  # after long work
+    began = time.monotonic() - 10 * cluster.STALE_S  # the worker dies after long work
+    heard = worker._compute([{"number": 0, "seconds": None}], began)
     assert [json.loads(line) for line in heard] == [{"trial": 0, "end": DONE}]
 
 
