@@ -29,7 +29,7 @@ from bench.plan import trials
 from bench.record import FINAL, is_of, record_path
 from bench.run import UNFINISHED
 from bench.statistics import Record, lookup
-from bench.suite import Suite, load_suite
+from bench.suite import Suite, load_suite, unit
 from bench.table import collected, prepared, shown
 from bench.trained import load
 from models.noise import Noise
@@ -60,12 +60,17 @@ def learning_curves(suite: Suite, row: str, budget: str, records: Sequence[Recor
         axis.plot(steps, mean, color=COLOURS[5], linewidth=1.8)
     axis.set_ylim(0)
     axis.set_xlabel("step")
-    axis.set_ylabel(f"{suite.metric}, %")
+    axis.set_ylabel(_with_unit(suite))
     label = _shortened(next(found.label for found in suite.rows if found.row == row), suite, budget)
     axis.set_title(f"{label}: {len(curves)} seed{'s' * (len(curves) != 1)}")
     return Picture(
         "curves", f"{suite.metric} of {label} over the training, one thin line a seed, their mean and one std", figure
     )
+
+
+def _with_unit(suite: Suite) -> str:
+    """What an axis of the suite's score says."""
+    return suite.metric + (", %" if unit(suite.metric, suite.task) == "percent" else "")
 
 
 def _shortened(text: str, suite: Suite, budget: str) -> str:
@@ -97,7 +102,7 @@ def comparison(suite: Suite, budget: str, lines: Sequence[Line]) -> Picture:
     axis.set_yticks(range(len(drawn)), ["\n".join(filter(None, texts)) for texts in reversed(told)])
     axis.set_ylim(-0.6, len(drawn) - 0.4)
     axis.set_xlim(0)
-    axis.set_xlabel(f"{suite.metric}, %")
+    axis.set_xlabel(_with_unit(suite))
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=3)  # within it would pass for data
     alt = f"{suite.metric} of every row: published mean and std above, the trials, their mean and std below"

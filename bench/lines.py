@@ -12,29 +12,29 @@ from bench.errors import UserError
 from bench.files import listed
 from bench.plan import trials
 from bench.record import FINAL, digest_today, place, read
-from bench.statistics import TESTED, Cell, Record, Verdict, cell, lookup, summarise, verdict
+from bench.statistics import TESTED, Cell, Record, Verdict, cell, decimals, lookup, summarise, verdict
 from bench.suite import Published, Row, Suite
 
 ABSENT = "–"
 HIGHER_IS_BETTER = ("nmi", "ari", "live")
-SCORES = {  # of the second table: metric, heading, digits
+SCORES = {  # of the second table: metric, heading
     "clustering": (
-        ("test.majority", "majority %", 2),
-        ("test.hungarian", "one-to-one %", 2),
-        ("test.validation_mapping", "validation-mapped %", 2),
-        ("test.validation_exemplar", "named by a validation example %", 2),
-        ("test.exemplar", "named by a test example %", 2),
-        ("test.nmi", "NMI", 3),
-        ("test.ari", "ARI", 3),
-        ("test.live", "live clusters", 1),
-        ("test.bayes_majority", "Eq. 19 majority %", 2),
-        ("test.mode_majority", "mode of q(y | x) majority %", 2),
+        ("test.majority", "majority %"),
+        ("test.hungarian", "one-to-one %"),
+        ("test.validation_mapping", "validation-mapped %"),
+        ("test.validation_exemplar", "named by a validation example %"),
+        ("test.exemplar", "named by a test example %"),
+        ("test.nmi", "NMI"),
+        ("test.ari", "ARI"),
+        ("test.live", "live clusters"),
+        ("test.bayes_majority", "Eq. 19 majority %"),
+        ("test.mode_majority", "mode of q(y | x) majority %"),
     ),
     "classification": (
-        ("test.error", "error %", 2),
-        ("test.bayes_error", "Eq. 19 error %", 2),
-        ("test.mode_error", "mode of q(y | x) error %", 2),
-        ("test.svm_error", "SVM error %", 2),
+        ("test.error", "error %"),
+        ("test.bayes_error", "Eq. 19 error %"),
+        ("test.mode_error", "mode of q(y | x) error %"),
+        ("test.svm_error", "SVM error %"),
     ),
 }
 
@@ -216,10 +216,10 @@ def scores(suite: Suite, found: Line) -> dict[str, str]:
     return {
         "run": found.source + ("" if suite.budgets[budget].comparable else f" ({budget})"),
         "n": str(len(done)),
-        **{title: _mean([lookup(r, metric) for r in done], digits) for metric, title, digits in SCORES[suite.task]},
-        "at selected step": _mean([point.get(split, {}).get(score) for point in selected], 2),
+        **{title: _mean([lookup(r, metric) for r in done], decimals(metric)) for metric, title in SCORES[suite.task]},
+        "at selected step": _mean([point.get(split, {}).get(score) for point in selected], decimals(score)),
         "selected step": _mean([point.get("step") for point in selected], 0),
-        "best on test (not comparable)": _mean([point.get(split, {}).get(score) for point in best], 2),
+        "best on test (not comparable)": _mean([point.get(split, {}).get(score) for point in best], decimals(score)),
     }
 
 
@@ -236,4 +236,4 @@ def _best(record: Record, split: str, score: str) -> Mapping[str, Any]:
 def _mean(values: Sequence[float | None], digits: int) -> str:
     """Mean ± std; absent unless every record has the score."""
     known = [value for value in values if value is not None]
-    return summarise(known).text(digits) if known and len(known) == len(values) else ABSENT
+    return summarise(known, digits).text() if known and len(known) == len(values) else ABSENT

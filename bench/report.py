@@ -25,7 +25,7 @@ from bench.formats import OTHERS, Parts, github, grid
 from bench.lines import ABSENT, Line, other_budget, printed
 from bench.plan import trials
 from bench.record import record_path
-from bench.statistics import Record, bootstrap, detectable, lookup
+from bench.statistics import Record, bootstrap, decimals, detectable, lookup
 from bench.suite import Suite, Trial, load_suite, names
 from bench.table import collected, parts, prepared
 
@@ -140,7 +140,9 @@ def _ours(suite: Suite, line: Line) -> str:
 def _bootstrap(line: Line) -> str:
     done = [record for record in line.records[line.source] if record["status"] == "done"]
     values = [value for record in done if (value := lookup(record, line.metric)) is not None]
-    return "{:.2f} to {:.2f}".format(*bootstrap(values)) if len(values) >= RESAMPLED else ABSENT
+    if len(values) < RESAMPLED:
+        return ABSENT
+    return " to ".join(f"{end:.{decimals(line.metric)}f}" for end in bootstrap(values))
 
 
 def _detectable(line: Line) -> str:
@@ -148,7 +150,7 @@ def _detectable(line: Line) -> str:
     ours, published = line.cells[line.source].summary, line.row.published
     if not ours or ours.std is None or not published or published.std is None or not published.n or published.n < 2:
         return ABSENT
-    return f"{detectable(ours.std, ours.n, published.std, published.n):.2f}"
+    return f"{detectable(ours.std, ours.n, published.std, published.n):.{ours.digits}f}"
 
 
 # Markdown

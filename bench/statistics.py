@@ -23,20 +23,25 @@ Record = dict[str, Any]
 LEVEL = 0.05  # of both tests; the interval is 1 - LEVEL
 ENOUGH = 3  # trials below which no verdict is given
 TESTED = ("reproduced", "better", "not reproduced", "inconclusive")  # the words that rest on a test
+DIGITS = {"nmi": 3, "ari": 3, "live": 1}  # decimals of scores that are no percentages; those have two
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A sample by its moments: n values, their mean, std (ddof = 1) and 95 % interval of the mean; None for n = 1."""
+    """A sample by its moments: n values, their mean, std (ddof = 1) and 95 % interval of the mean; None for n = 1.
+
+    `digits` are the decimals that it is printed with.
+    """
 
     n: int
     mean: float
     std: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
+    digits: int = 2
 
-    def text(self, digits: int = 2) -> str:
-        return f"{self.mean:.{digits}f}" + ("" if self.std is None else f" ± {self.std:.{digits}f}")
+    def text(self) -> str:
+        return f"{self.mean:.{self.digits}f}" + ("" if self.std is None else f" ± {self.std:.{self.digits}f}")
 
 
 @dataclass(frozen=True)
@@ -68,19 +73,24 @@ class Verdict:
     detail: str = ""
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def decimals(metric: str) -> int:
+    """How many decimals a score such as "test.majority" or "test.bayes_nmi" is printed with."""
+    return DIGITS.get(metric.replace(".", "_").rpartition("_")[2], 2)
+
+
+def summarise(values: Sequence[float], digits: int = 2) -> Summary:
     """The summary of finite values; raises ValueError for none, or for one that is not finite."""
     n = len(values)
     if not n or not all(math.isfinite(value) for value in values):
         raise ValueError(f"expected finite values, at least one, got {list(values)}")
     mean = math.fsum(values) / n
     if n == 1:
-        return Summary(n, mean)
+        return Summary(n, mean, digits=digits)
     if min(values) == max(values):  # the rounded mean may differ from equal values, which must not become a deviation
-        return Summary(n, values[0], 0.0, values[0], values[0])
+        return Summary(n, values[0], 0.0, values[0], values[0], digits)
     std = math.hypot(*(value - mean for value in values)) / math.sqrt(n - 1)  # a square might overflow
     half = _t_quantile(1 - LEVEL / 2, n - 1) * std / math.sqrt(n)
-    return Summary(n, mean, std, mean - half, mean + half)
+    return Summary(n, mean, std, mean - half, mean + half, digits)
 
 
 def _t_quantile(probability: float, freedom: int) -> float:
@@ -173,7 +183,7 @@ def verdict(
     without std or n, or of one trial, gets the difference and our interval; within `margin` (TOST p < 0.05) is *reproduced*; else
     a significant Welch difference is *better* or *not reproduced*; the rest is *inconclusive*.
     """
-    difference = f"{ours.mean - mean:+.2f}"
+    difference = f"{ours.mean - mean:+.{ours.digits}f}"
     if not comparable:
         return Verdict("quick run, not a reproduction")
     if ours.n < ENOUGH or ours.std is None:
@@ -197,7 +207,8 @@ def _interval(ours: Summary, mean: float) -> str:
     """The 95 % interval of our mean's difference to a number taken as exact."""
     if ours.ci_low is None or ours.ci_high is None:
         return "no interval"
-    return f"95 % CI {ours.ci_low - mean:+.2f} to {ours.ci_high - mean:+.2f}"
+    low, high = (f"{end - mean:+.{ours.digits}f}" for end in (ours.ci_low, ours.ci_high))
+    return f"95 % CI {low} to {high}"
 
 
 def _p(value: float) -> str:
@@ -225,7 +236,9 @@ def cell(records: Sequence[Record], metric: str, planned: int) -> Cell:
     values = [_score(record, metric) for record in done]
     failures = Counter(record["status"] for record in ordered if record["status"] != "done")
     notes = (*mixtures(ordered), *_reasons(ordered))
-    return Cell(summarise(values) if values else None, planned, tuple(sorted(failures.items())), notes)
+    return Cell(
+        summarise(values, decimals(metric)) if values else None, planned, tuple(sorted(failures.items())), notes
+    )
 
 
 def _seed(record: Record) -> int:

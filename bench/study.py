@@ -65,7 +65,7 @@ def _text(values: Sequence[float | None], digits: int) -> str:
     """The mean of what is known, with its number in brackets where that is not all."""
     known = [value for value in values if value is not None]
     some = f" ({len(known)})" if len(known) < len(values) else ""
-    return summarise(known).text(digits) + some if known else ABSENT
+    return summarise(known, digits).text() + some if known else ABSENT
 
 
 def _difference(metric: str, mine: Sequence[Record], base: Sequence[Record]) -> str:

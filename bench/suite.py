@@ -37,7 +37,7 @@ _METRIC = re.compile(
 )
 
 
-def _unit(metric: str, task: Task) -> str:
+def unit(metric: str, task: Task) -> str:
     """The unit of a score such as "test.bayes_majority"; empty for one that no record of such a task has."""
     match = _METRIC.fullmatch(metric)
     return _UNITS[task].get(match[1], "") if match else ""
@@ -185,7 +185,7 @@ class Suite:
         _require_least(self, validation=1, batch=1, labels=0)
         if self.margin <= 0:
             raise ValueError(f"margin must be above 0, got {self.margin}")
-        if not _unit(self.metric, self.task):
+        if not unit(self.metric, self.task):
             first, *more = _UNITS[self.task]
             choices = f" (or {', '.join(more)})" if more else ""
             raise ValueError(f"metric must look like test.{first}{choices}, got {self.metric!r}")
@@ -282,8 +282,8 @@ def _check(suite: Suite, stem: str) -> None:
             raise UserError(f"{row.source.where('row')}: row {row.row} stands twice; give each row its own name")
         seen.add(row.row)
         metric = (row.published and row.published.metric) or suite.metric
-        if _unit(metric, suite.task) != (unit := _unit(suite.metric, suite.task)):
-            fit = ", ".join(name for name, of in _UNITS[suite.task].items() if of == unit)
+        if unit(metric, suite.task) != (wanted := unit(suite.metric, suite.task)):
+            fit = ", ".join(name for name, of in _UNITS[suite.task].items() if of == wanted)
             raise UserError(
                 f"{row.source['published'].where('metric')}: row {row.row}: the margin judges {suite.metric}, not {metric!r}; "
                 f"choose test. or validation. with one of {fit}"

@@ -64,7 +64,7 @@ def brief(suite: Suite, budget: str, reference: Sequence[Record]) -> str:
 def _rule(suite: Suite, found: Line) -> str:
     if found.metric == suite.metric or found.cells["reference"].summary is None:
         return ""
-    titles = {metric: title.removesuffix(" %") for metric, title, _ in SCORES[suite.task]}
+    titles = {metric: title.removesuffix(" %") for metric, title in SCORES[suite.task]}
     return f", {titles.get(found.metric, found.metric)}"
 
 

@@ -259,6 +259,15 @@ def test_a_curve_of_one_scoring_is_a_dot(stored: Path) -> None:
     assert len(line.get_xdata()) == 1 and line.get_marker() == "o"
 
 
+@pytest.mark.parametrize(("metric", "said"), [("test.majority", "test.majority, %"), ("test.nmi", "test.nmi")])
+def test_only_an_error_is_in_percent(stored: Path, metric: str, said: str) -> None:
+    suite = replace(load_suite(stored / "tiny.yaml"), metric=metric)
+    one = record.read(stored / "runs/tiny/paper/kmeans/seed00.json")
+    curves = figures.learning_curves(suite, "kmeans", "paper", [one]).figure
+    rows = figures.comparison(suite, "paper", prepared(suite, "paper", (), [one])[0]).figure
+    assert curves.axes[0].get_ylabel() == rows.axes[0].get_xlabel() == said
+
+
 def test_curves_of_two_seeds_have_a_mean(stored: Path) -> None:
     suite = load_suite(stored / "tiny.yaml")
     records = [record.read(stored / f"runs/tiny/paper/amm/seed0{seed}.json") for seed in (0, 1)]

@@ -149,14 +149,25 @@ def test_a_verdict_on_fewer_trials_says_so() -> None:
     assert row[-2].startswith("8.60 ± 0.43 (7 of 10), 2/10 diverged, 1/10 killed [")
 
 
-@pytest.mark.parametrize(("name", "word"), [("nmi", "better"), ("bayes_nmi", "better"), ("majority", "not reproduced")])
-def test_more_is_better_for_nmi_of_any_classifier(name: str, word: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "word", "text", "detail"),
+    [
+        ("nmi", "better", "0.945 ± 0.030 (10)", "+0.445, TOST"),
+        ("bayes_nmi", "better", "0.945 ± 0.030 (10)", "+0.445, TOST"),
+        ("majority", "not reproduced", "0.94 ± 0.03 (10)", "+0.44, TOST"),
+    ],
+)
+def test_more_is_better_for_nmi_of_any_classifier_and_it_has_three_decimals(
+    name: str, word: str, text: str, detail: str
+) -> None:
     records = [make("amm_k10", seed) for seed in range(10)]
     for record in records:
         record["result"]["last"]["test"][name] = 0.9 + 0.01 * record["trial"]["seed"]
     row = replace(SUITE.rows[0], published=Published(0.5, 0.01, 10))
     suite = replace(SUITE, metric=f"test.{name}", margin=0.02, rows=(row,))
-    assert bench.lines.line(suite, "paper", row, [], records).verdict.word == word
+    found = bench.lines.line(suite, "paper", row, [], records)
+    assert (found.verdict.word, found.cells["yours"].text()) == (word, text)
+    assert found.verdict.detail.startswith(detail)
 
 
 def test_only_failures_give_no_verdict() -> None:
