@@ -33,8 +33,12 @@ SINGLE = 5e-3, 2e-2, 1e-6  # other processors add up in another order, and Adam'
 OF_SVHN = {"amm_k20", "lalnets", "samm", "improvedgan", "badgan", "ali", "triplegan"}
 SLOW = {  # rows whose like the default tests see: of another size, or on the nets of digits
     "mnist_unsup": {
-        *("amm_k20", "amm_k30", "amm_k20_works", "amm_k30_works", "amm_k30_draws"),
+        *("amm_k20", "amm_k30", "amm_k20_works", "amm_k30_works", "amm_k30_draws", "amm_k30_draws_100"),
         *("aae_k30_appendix", "gmvae_k30", "vade_300"),
+    },
+    "ablation_mnist14": {
+        *("printed_draws_20", "printed_draws_weak_penalty_20", "printed_draws_clean_penalty_20"),
+        *("printed_draws_no_d_dropout_20", "printed_draws_rates_20", "printed_draws_wide_start_20"),
     },
     "svhn_semi": {"improvedgan", "badgan", "ali", "triplegan"},
 }
