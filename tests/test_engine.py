@@ -628,6 +628,7 @@ LARGE = [
     "amm_k30_works",
     "amm_k10_noise",
     "amm_k10_draws_100",
+    "amm_k10_draws_wide",
     "amm_k30_draws",
     "amm_k30_draws_100",
     "aae_k16",

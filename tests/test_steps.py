@@ -34,6 +34,7 @@ OF_SVHN = {"amm_k20", "lalnets", "samm", "improvedgan", "badgan", "ali", "triple
 SLOW = {  # rows whose like the default tests see: of another size, or on the nets of digits
     "mnist_unsup": {
         *("amm_k20", "amm_k30", "amm_k20_works", "amm_k30_works", "amm_k30_draws", "amm_k30_draws_100"),
+        *("amm_k10_draws_100", "amm_k10_draws_wide"),
         *("aae_k30_appendix", "gmvae_k30", "vade_300"),
     },
     "ablation_mnist14": {
@@ -111,13 +112,14 @@ def test_the_first_steps_are_those_on_record(suite: str, slow: bool, request: py
     made = {trial.row: first_steps(trial) for trial in of_suite if slow == (trial.row in SLOW.get(suite, ()))}
     path = GOLDEN / f"{suite}.json"
     golden = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if os.environ.get("AMM_GOLDEN") == "write":
+    writing = os.environ.get("AMM_GOLDEN") == "write"
+    if writing:
         golden |= made
         path.parent.mkdir(exist_ok=True)
         lines = (f"{json.dumps(t.row)}: {json.dumps(golden[t.row])}" for t in of_suite if t.row in golden)
         path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
         golden = json.loads(path.read_text(encoding="utf-8"))
-    assert golden.keys() == {trial.row for trial in of_suite}
+    assert writing or golden.keys() == {trial.row for trial in of_suite}  # the slow rows are written after the others
     wrong = [row for row in made if not _alike(made[row], golden[row], SINGLE if single else DOUBLE)]
     assert made and not wrong, {row: (made[row], golden[row]) for row in wrong}
 
