@@ -175,7 +175,9 @@ def draw(suite: Suite, found: dict[str, list[Record]], file: Any) -> None:
         drawn = [axis for axis in column if axis.axison]
         if drawn:
             drawn[0].set_title(name.rpartition(".")[2].replace("_", " "), fontsize=8)
-            drawn[0].set_yscale("log" if name in LOGARITHMIC else "linear")
+            if name in LOGARITHMIC:
+                drawn[0].set_yscale("log")
+                drawn[0].yaxis.set_major_formatter("{x:g}")  # matplotlib's own would need formulas
     figure.tight_layout(pad=0.4)
     figure.savefig(file, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
