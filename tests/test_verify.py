@@ -19,19 +19,25 @@ Captured = pytest.CaptureFixture[str]
 Tamper = Callable[[Path], object]
 
 
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of one suite's records and table, which pass for everything that is committed."""
-    folder = tmp_path / "results"
+    folder = tmp_path_factory.mktemp("untouched") / "results"
     shutil.copytree(RESULTS / "reference" / "plane_unsup", folder / "reference" / "plane_unsup")
-    shutil.copy(RESULTS / "plane_unsup.md", folder)
-    monkeypatch.setattr(verify, "OURS", ("plane_unsup",))
-    monkeypatch.setattr(verify, "TABLES", {})
-    monkeypatch.setattr(audit.provenance, "committed", lambda *_: False)  # whatever history there is around the tests
-    for name in ("speed.md", "speed.json"):
+    for name in ("plane_unsup.md", "speed.md", "speed.json"):
         shutil.copy(RESULTS / name, folder)
     (folder / "coverage.md").write_text(campaign.page(campaign.ordered(), [folder / "reference"]), encoding="utf-8")
     sealed(folder)
+    return folder
+
+
+@pytest.fixture
+def results(untouched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `untouched` for a test to tamper with."""
+    folder = shutil.copytree(untouched, tmp_path / "results")
+    monkeypatch.setattr(verify, "OURS", ("plane_unsup",))
+    monkeypatch.setattr(verify, "TABLES", {})
+    monkeypatch.setattr(audit.provenance, "committed", lambda *_: False)  # whatever history there is around the tests
     return folder
 
 
