@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -103,6 +103,7 @@ def loads(text: str, name: str) -> Section:
     return value
 
 
+@lru_cache(maxsize=64)  # suites are read again and again, and this is nine tenths of it; nobody changes the nodes
 def _compose(text: str, name: str) -> yaml.Node | None:
     try:
         return _Loader(text).get_single_node()
