@@ -229,8 +229,7 @@ def test_a_reading_that_a_row_lacks_has_no_panel_and_the_noise_of_y_a_logarithmi
     noise = sheet.axes[len(columns) + columns.index("noise_y")]
     assert (noise.get_yscale(), noise.get_title()) == ("log", "noise y")
     sheet.canvas.draw()
-    assert "10000" in [
-        tick.get_text() for tick in noise.get_yticklabels()
-    ]  # no formula, which would stand there as its source
+    # no formula, which would stand there as its source
+    assert "10000" in [tick.get_text() for tick in noise.get_yticklabels()]
     assert sheet.axes[0].get_yscale() == "linear"
     pyplot.close(sheet)
