@@ -17,9 +17,8 @@ import numpy as np
 from bench import metrics, provenance
 from bench.errors import UserError
 from bench.plan import trials
-from bench.record import is_of, place, record_path
+from bench.record import Record, is_of, place, record_path
 from bench.sources import SOURCES
-from bench.statistics import Record
 from bench.suite import Trial, load_suite
 from bench.trainer import HEADLINE
 

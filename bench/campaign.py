@@ -31,9 +31,10 @@ from bench.methods import declared
 from bench.pack import laid_out, merge, packed
 from bench.plan import trials
 from bench.progress import duration
+from bench.record import Record
 from bench.seeds import spans
 from bench.sources import SOURCES
-from bench.statistics import ENOUGH, Record
+from bench.statistics import ENOUGH
 from bench.suite import Trial, load_suite
 
 HEADLINE = (  # the paper's own numbers: Table 1's MNIST, Table 2, Table 1's SVHN; before each row as printed the one that works

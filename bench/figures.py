@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.cells import lookup
 from bench.cli import Parser, closed, one_line
 from bench.data import load_for
 from bench.errors import UserError
@@ -26,9 +27,8 @@ from bench.files import given_path, write_output
 from bench.lines import ABSENT, Line, other_budget
 from bench.pictures import COLOURS, Picture, Pictures, new_figure
 from bench.plan import trials
-from bench.record import FINAL, is_of, record_path
+from bench.record import FINAL, Record, is_of, record_path
 from bench.run import UNFINISHED
-from bench.statistics import Record, lookup
 from bench.suite import Suite, load_suite, unit
 from bench.table import collected, prepared, shown
 from bench.trained import load

@@ -25,6 +25,8 @@ def given_path(text: str) -> Path:
     """A path from the command line, for argparse, which says what is wrong: an unset variable must not be the current folder."""
     if not text.strip():
         raise ArgumentTypeError("expected a path, got an empty one")
+    if "\n" in text:  # it would break the lines of --print-commands, and the one line of an error
+        raise ArgumentTypeError(f"expected a path without line breaks, got {text!r}")
     return Path(text)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.cells import Cell, cell, lookup
 from bench.errors import UserError
 from bench.files import listed
 from bench.plan import trials
-from bench.record import FINAL, digest_today, place, read
-from bench.statistics import TESTED, Cell, Record, Verdict, cell, decimals, lookup, summarise, verdict
+from bench.record import FINAL, Record, digest_today, place, read
+from bench.statistics import TESTED, Verdict, decimals, summarise, verdict
 from bench.suite import Published, Row, Suite
 
 ABSENT = "–"
@@ -189,11 +190,11 @@ def _judge(suite: Suite, comparable: bool, published: Published | None, found: C
 
 
 def printed(published: Published | None) -> str:
-    """A published number with as many decimals as the finer of mean and std has, such as "4.10 ± 1.13 (10)"."""
+    """A published number with two decimals, as its tables print nearly all, or more if it has them: "4.10 ± 1.13 (10)"."""
     if published is None:
         return ABSENT
     numbers = [value for value in (published.mean, published.std) if value is not None]
-    digits = max(len(str(float(value)).partition(".")[2]) for value in numbers)
+    digits = max(2, *(len(str(float(value)).partition(".")[2]) for value in numbers))
     text = " ± ".join(f"{value:.{digits}f}" for value in numbers)
     return text + (f" ({published.n})" if published.n else "")
 

@@ -16,8 +16,7 @@ from typing import NamedTuple
 from bench import checkpoint
 from bench.errors import UserError, unread
 from bench.files import below, listed, write_output
-from bench.record import FINAL, digest_today, parse, place, read, sources, store
-from bench.statistics import Record
+from bench.record import FINAL, Record, digest_today, parse, place, read, sources, store
 
 PART = 15 * 2**20  # bytes of a packed file
 MOST = 4 * PART  # bytes of a pack: few files, and of these a part alone is worth nothing

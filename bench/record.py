@@ -21,6 +21,7 @@ from bench.files import publish, unused, write_once
 from bench.plan import as_planned_today
 from bench.suite import Trial
 
+Record = dict[str, Any]
 RECORD_SCHEMA = 1
 FINAL = ("done", "diverged")  # results; anything else is tried again by the next run
 STATUSES = (*FINAL, "failed", "interrupted", "killed")
@@ -74,7 +75,7 @@ def new_record(
     data: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
     departures: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Record:
     """A record of `trial`; `status` is one of STATUSES."""
     return {
         "schema": RECORD_SCHEMA,
@@ -146,7 +147,7 @@ def _put_away(aside: Path, path: Path, digest: str) -> None:
     aside.replace(unused(lambda mark: path.with_name(f"{path.stem}.{old}{mark}.stale")))
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Record:
     """The record in a file; UserError if it is not a whole record of this schema, with the file named."""
     try:
         content = path.read_bytes()
@@ -155,7 +156,7 @@ def read(path: Path) -> dict[str, Any]:
     return parse(content, path)
 
 
-def parse(content: bytes, name: object) -> dict[str, Any]:
+def parse(content: bytes, name: object) -> Record:
     """The record that a file holds; UserError as for `read`, with `name` in the place of the file."""
     try:
         record = json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_countable)
@@ -164,7 +165,7 @@ def parse(content: bytes, name: object) -> dict[str, Any]:
         problem = f"is not JSON: {error}"
     if problem:
         raise UserError(f"{name}: {problem}; move it away and run the trial again")
-    checked: dict[str, Any] = record
+    checked: Record = record
     checked.pop("seal", None)
     return checked
 

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import figures
+from bench.cells import lookup
 from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import ended, given_path, require_stem, write_output
 from bench.formats import OTHERS, Parts, github, grid
 from bench.lines import ABSENT, Line, other_budget, printed
 from bench.plan import trials
-from bench.record import record_path
-from bench.statistics import Record, bootstrap, decimals, detectable, lookup
+from bench.record import Record, record_path
+from bench.statistics import bootstrap, decimals, detectable
 from bench.suite import Suite, Trial, load_suite, names
 from bench.table import collected, parts, prepared
 

@@ -222,7 +222,8 @@ def execute(
     else:
         dispatcher = Dispatcher(Plan(devices, threads, out, *how), Board())
         outcomes = dispatcher.run(left)
-    return report(outcomes, before, dispatcher.signal) or (UNFINISHED if missing else 0)
+    # looked up again: what another runner had when its turn came may have ended since
+    return report(outcomes, before, dispatcher.signal, whole=not unfinished(trials, out, *elsewhere))
 
 
 def unfinished(trials: Sequence[Trial], *roots: Path) -> list[Trial]:
@@ -280,15 +281,13 @@ def require(trials: Sequence[Trial], root: Path | None, partly: bool = False) ->
     return set(missing)
 
 
-def report(outcomes: Counter[str], before: int, signal: int) -> int:
-    """One line in the end, and the exit code."""
+def report(outcomes: Counter[str], before: int, signal: int, whole: bool) -> int:
+    """One line in the end, and the exit code; `whole` says that every trial has a result now."""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcomes.items()))
     print(f"{counts or 'nothing to run'}; {before} had a result before", file=sys.stderr)
     if signal:
         return 128 + signal
-    if outcomes["failed"] or outcomes["killed"]:
-        return FAILED
-    return UNFINISHED if outcomes["interrupted"] or outcomes["pending"] or outcomes["busy"] else 0
+    return FAILED if outcomes["failed"] or outcomes["killed"] else 0 if whole else UNFINISHED
 
 
 def parse_duration(text: str) -> float:

@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from bench.cells import lookup, mixtures
 from bench.cli import Parser, closed, one_line
 from bench.errors import UserError
 from bench.files import ended, given_path, require_stem, write_output
 from bench.formats import github
 from bench.lines import ABSENT
 from bench.plan import trials
-from bench.record import sources
-from bench.statistics import Record, lookup, mixtures, summarise, welch
+from bench.record import Record, sources
+from bench.statistics import summarise, welch
 from bench.suite import Row, Suite, load_suite
 from bench.table import shown
 

@@ -20,8 +20,7 @@ from bench.files import given_path, listed, write_output
 from bench.formats import Parts, comma_separated, encodable, github, latex, markdown
 from bench.lines import ABSENT, SCORES, Line, label, line, other_budget, printed, results, scores, stored
 from bench.plan import trials
-from bench.record import shortened, sources
-from bench.statistics import Record
+from bench.record import Record, shortened, sources
 from bench.suite import Suite, load_suite
 
 

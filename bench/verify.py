@@ -22,9 +22,8 @@ from bench import audit, campaign, lines, speed, study, table
 from bench.cli import Parser, closed, one_line
 from bench.errors import UserError, told, unread
 from bench.files import given_path, write_output
-from bench.record import read
+from bench.record import Record, read
 from bench.reproduce import ENDINGS, TABLES, texts
-from bench.statistics import Record
 from bench.suite import load_suite, names
 
 # suites with a table of their own, results/<suite>.md

@@ -12,6 +12,7 @@ import pytest
 
 from bench import campaign, record
 from bench.cli import closed
+from bench.dispatch import Dispatcher
 from bench.errors import UserError
 from bench.suite import Trial
 
@@ -103,29 +104,33 @@ def test_plan_and_run_as_commands(
 def test_a_campaign_runs_what_has_its_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, there, ran = tmp_path / "out", {"mnist"}, list[list[Trial]]()
-    where = ["--out", str(out), "--home", str(tmp_path / "home"), "--reference", str(tmp_path), "--device", "cpu"]
+    out, there, ran = tmp_path / "out", {"mnist"}, list[set[str]]()
+    where = ["--home", str(tmp_path / "home"), "--reference", str(tmp_path), "--device", "cpu", "--out"]
+    two = [campaign.ordered([suite])[0] for suite in ("mnist_unsup", "svhn_unsup")]
 
     def load(trial: Trial, noise: object, root: object) -> None:
         if trial.data not in there:
             raise UserError(f"{trial.data} is nowhere")
 
-    def dispatch(dispatcher: object, trials: list[Trial]) -> Counter[str]:
-        ran.append(trials)
+    def dispatch(dispatcher: Dispatcher, trials: list[Trial]) -> Counter[str]:
+        ran.append({trial.data for trial in trials})
+        for trial in trials:
+            record.write(record.record_path(dispatcher.plan.out, trial), record.new_record(trial, "done", None, {}))
         return Counter(done=len(trials))
 
+    monkeypatch.setattr(campaign, "ordered", lambda only: two)
     monkeypatch.setattr("bench.data.load_for", load)
-    monkeypatch.setattr("bench.dispatch.Dispatcher.run", dispatch)
-    assert campaign.main(where) == 3
-    left_out, counted = capsys.readouterr().err.splitlines()
+    monkeypatch.setattr(Dispatcher, "run", dispatch)
+    assert campaign.main([*where, str(out)]) == 3
+    left_out, counted, *_ = capsys.readouterr().err.splitlines()
     assert left_out == "svhn is left out: svhn is nowhere" and counted.endswith("0 had a result before")
-    assert {trial.data for trial in ran[0]} == {"mnist"}
     there.add("svhn")
-    assert campaign.main(where) == 0 and {trial.data for trial in ran[1]} == {"mnist", "svhn"}
+    assert campaign.main([*where, str(out)]) == 0 and ran == [{"mnist"}, {"svhn"}]
     there.clear()
     capsys.readouterr()
-    assert campaign.main(where) == 2 and capsys.readouterr().err == "error: mnist is nowhere\n"
-    assert len(ran) == 2 and not (out / "campaign.tar.000").exists()
+    empty = tmp_path / "empty"
+    assert campaign.main([*where, str(empty)]) == 2 and capsys.readouterr().err == "error: mnist is nowhere\n"
+    assert len(ran) == 2 and not (empty / "campaign.tar.000").exists()
 
 
 def test_a_campaign_packs_what_it_has_whatever_ends_it(

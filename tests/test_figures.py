@@ -15,8 +15,8 @@ from bench.data import load_for
 from bench.errors import UserError
 from bench.pictures import COLOURS, POINTS, Pictures
 from bench.plan import trials
+from bench.record import Record
 from bench.seeds import derive
-from bench.statistics import Record
 from bench.suite import Budget, Published, Suite, Trial, load_suite
 from bench.table import prepared
 from bench.trained import load

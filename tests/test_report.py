@@ -104,7 +104,7 @@ def test_both_pages_hold_the_table_the_picture_and_the_sources(tmp_path: Path, s
     assert sorted(file.name for file in out.iterdir()) == ["page-tiny.png", "page.html", "page.md"]
     text = (out / "page.md").read_text()
     (glance,) = (line for line in text.splitlines() if line.rstrip(" |").endswith("| tiny"))
-    assert [cell.strip() for cell in glance.split("|")[1:5]] == ["One <b>", "3", "3.0 ± 0.5 (10)", "3.10 ± 0.10 (3)"]
+    assert [cell.strip() for cell in glance.split("|")[1:5]] == ["One <b>", "3", "3.00 ± 0.50 (10)", "3.10 ± 0.10 (3)"]
     assert "| A Chip" in text and "0123456789 + changes" in text and "| 2.00" in text  # hours of the four clean trials
     shown = Page((out / "page.html").read_text())
     words = " ".join(shown.words)

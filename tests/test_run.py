@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from bench import estimate, machine, official, run
+from bench.dispatch import Dispatcher
 from bench.errors import UserError
 from bench.machine import device_slots
 from bench.plan import trials
@@ -131,7 +132,15 @@ def test_a_dry_run_names_the_row_that_cannot_take_a_step(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["train"], ["--sed", "3"], ["--workers", "two"], ["--out", ""], ["--seeds"], ["--checkpoint-every", "often"]],
+    [
+        ["train"],
+        ["--sed", "3"],
+        ["--workers", "two"],
+        ["--out", ""],
+        ["--out", "a\nb"],
+        ["--seeds"],
+        ["--checkpoint-every", "often"],
+    ],
 )
 def test_what_argparse_refuses_is_exit_2_too(capsys: Captured, arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -192,23 +201,40 @@ def test_a_superscript_is_no_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "signal", "code"),
+    ("outcomes", "signal", "whole", "code"),
     [
-        ({"done": 2}, 0, 0),
-        ({"done": 1, "diverged": 1, "skipped": 1}, 0, 0),
-        ({"done": 1, "failed": 1}, 0, 1),
-        ({"killed": 1, "pending": 1}, 0, 1),
-        ({"interrupted": 1}, 0, 3),
-        ({"pending": 1}, 0, 3),
-        ({"busy": 1}, 0, 3),
-        ({"interrupted": 1}, 2, 130),
-        ({"done": 1}, 15, 143),
-        ({}, 0, 0),
+        ({"done": 2}, 0, True, 0),
+        ({"done": 1, "diverged": 1, "skipped": 1}, 0, True, 0),
+        ({"done": 1, "failed": 1}, 0, False, 1),
+        ({"killed": 1, "pending": 1}, 0, False, 1),
+        ({"interrupted": 1}, 0, False, 3),
+        ({"pending": 1}, 0, False, 3),
+        ({"busy": 1}, 0, False, 3),
+        ({"busy": 1}, 0, True, 0),  # its other runner has ended since
+        ({"interrupted": 1}, 2, False, 130),
+        ({"done": 1}, 15, True, 143),
+        ({}, 0, True, 0),
     ],
 )
-def test_exit_codes(capsys: Captured, outcomes: dict[str, int], signal: int, code: int) -> None:
-    assert report(Counter(outcomes), 4, signal) == code
+def test_exit_codes(capsys: Captured, outcomes: dict[str, int], signal: int, whole: bool, code: int) -> None:
+    assert report(Counter(outcomes), 4, signal, whole) == code
     assert "4 had a result before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ended", "code"), [(("done", "diverged"), 0), (("done", "interrupted"), 3)])
+def test_the_last_of_two_runners_says_that_all_is_done(
+    ended: tuple[str, str], code: int, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first seed was the other runner's when its turn came, and had ended when the second did."""
+
+    def together(self: Dispatcher, left: list[Trial]) -> Counter[str]:
+        for trial, status in zip(left, ended, strict=True):
+            write(record_path(tmp_path, trial), new_record(trial, status, None, {}))
+        return Counter(["busy", "done"])
+
+    monkeypatch.setattr(Dispatcher, "run", together)
+    arguments = ["--suite", str(suite), "--budget", "quick", "--only", "kmeans", "--seeds", "0,1"]
+    assert main([*arguments, "--out", str(tmp_path), "--device", "cpu"]) == code
 
 
 # suite files
@@ -511,6 +537,6 @@ def test_methods_and_data_are_looked_for_before_any_trial_is_started(
 ) -> None:
     order: list[str] = []
     monkeypatch.setattr("bench.run.require", lambda *_: order.append("require") or set())
-    monkeypatch.setattr("bench.dispatch.Dispatcher.run", lambda *_: order.append("run") or Counter({"done": 6}))
-    assert main(["--suite", str(suite), "--budget", "quick", "--out", str(tmp_path), "--device", "cpu"]) == 0
+    monkeypatch.setattr("bench.dispatch.Dispatcher.run", lambda *_: order.append("run") or Counter({"pending": 6}))
+    assert main(["--suite", str(suite), "--budget", "quick", "--out", str(tmp_path), "--device", "cpu"]) == 3
     assert order == ["require", "run"]

@@ -14,7 +14,7 @@ import pytest
 from bench import record, study, table
 from bench.lines import results
 from bench.plan import trials
-from bench.statistics import Record
+from bench.record import Record
 from bench.suite import Suite, load_suite
 
 SUITE = """
