@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from joblib import Parallel, delayed
 
 from bench import record
-from bench.engine import Mode
+from bench.engine import UNCAPTURED, Mode
 from bench.errors import UserError
 from bench.pool import BUSY, DONE, UNFINISHED, USER_ERROR
 from bench.process import Worker, parsed
@@ -215,11 +215,13 @@ def _death(code: int | None) -> str:
 
 
 def _outcome(path: Path, status: str) -> str:
-    """The end of a trial in one line: status, headline error, time."""
+    """The end of a trial in one line: status, headline error, time, and why it was slower than it should be on a GPU."""
     found = record.read(path)
     if status != "done":
         return f"{status}: {found['reason']}"
     scores = found["result"]["last"]["test"]
     name, value = next(iter(scores.items()))
     what = name if name == "error" else f"{name} error"
-    return f"done, test {what} {value:.2f} %, {found['run']['seconds']:.0f} s"
+    remark = str(found["run"].get("engine_remark") or "")
+    slow = f", each step call by call ({remark})" if remark.startswith(UNCAPTURED) else ""
+    return f"done, test {what} {value:.2f} %, {found['run']['seconds']:.0f} s{slow}"

@@ -23,6 +23,7 @@ from models.noise import Noise
 
 Mode = Literal["auto", "eager", "graph"]
 WARM_UP = 3  # first steps, taken call by call: optimisers make their moments, libraries choose their algorithms
+UNCAPTURED = "not captured"  # begins the remark on a step that a GPU had to take call by call against its wish
 TIMED = 4  # steps of each kind whose fastest decides
 Step = Callable[[], None]
 
@@ -137,7 +138,7 @@ class Engine:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self.remark = f"not captured: {str(error).splitlines()[0]}"
+            self.remark = f"{UNCAPTURED}: {str(error).splitlines()[0]}"
             self.wait()
             # the generator may still believe that it is being captured, which a clone of its state does not
             self.noise.generator.graphsafe_set_state(self.noise.generator.clone_state())

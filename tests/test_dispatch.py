@@ -559,6 +559,22 @@ def test_a_busy_trial_is_left_to_the_other_runner(child: Callable[..., Out], mak
     assert not list(dispatcher.plan.out.rglob("*.json"))
 
 
+@pytest.mark.parametrize(
+    ("remark", "told"),
+    [("not captured: no such kernel", ", each step call by call (not captured: no such kernel)"), ("it waits", "")],
+)
+def test_a_step_that_a_gpu_could_not_capture_is_told_in_the_end(
+    child: Callable[..., Out], make_trial: Callable[..., Trial], tmp_path: Path, remark: str, told: str
+) -> None:
+    what, made = make_trial(), tmp_path / "made.json"
+    scores = {"last": {"test": {"majority": 4.0}}}
+    record.write(made, record.new_record(what, "done", None, scores, {}, {"seconds": 7.2, "engine_remark": remark}))
+    path = record.record_path(tmp_path / "out", what)
+    dispatcher, stream = child(f"read job; cp {made} {path}; echo '{{\"end\": 0}}'; cat")
+    assert dispatcher.run([what]) == {"done": 1}
+    assert stream.getvalue().endswith(f": done, test majority error 4.00 %, 7 s{told}\n")
+
+
 def test_no_trial_is_started_once_the_time_is_up(child: Callable[..., Out], make_trial: Callable[..., Trial]) -> None:
     dispatcher, _ = child("exit 1", seconds=0.0)
     assert dispatcher.run([make_trial(), make_trial(seed=1)]) == {"pending": 2}
