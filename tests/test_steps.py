@@ -40,7 +40,9 @@ SLOW = {  # rows whose like the default tests see: of another size, or on the ne
     "ablation_mnist14": {
         *("printed_draws_20", "printed_draws_weak_penalty_20", "printed_draws_clean_penalty_20"),
         *("printed_draws_no_d_dropout_20", "printed_draws_rates_20", "printed_draws_wide_start_20"),
-        "printed_wide_start_20",
+        *("printed_draws_wide_weak_penalty_20", "printed_draws_wide_clean_penalty_20"),
+        *("printed_draws_wide_no_d_dropout_20", "printed_draws_wide_rates_20"),
+        *("printed_wide_start_20", "learned_y_draws_20"),
     },
     "svhn_semi": {"improvedgan", "badgan", "ali", "triplegan"},
 }
