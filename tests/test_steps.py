@@ -43,6 +43,8 @@ SLOW = {  # rows whose like the default tests see: of another size, or on the ne
         *("printed_draws_wide_weak_penalty_20", "printed_draws_wide_clean_penalty_20"),
         *("printed_draws_wide_no_d_dropout_20", "printed_draws_wide_rates_20"),
         *("printed_wide_start_20", "learned_y_draws_20"),
+        *("learned_y_draws_strong_penalty_20", "learned_y_draws_d_dropout_20"),
+        *("learned_y_draws_slow_20", "learned_y_draws_narrow_start_20"),
     },
     "svhn_semi": {"improvedgan", "badgan", "ali", "triplegan"},
 }
