@@ -629,6 +629,7 @@ LARGE = [
     "amm_k10_noise",
     "amm_k10_draws_100",
     "amm_k10_draws_wide",
+    "amm_k10_works_draws_100",
     "amm_k30_draws",
     "amm_k30_draws_100",
     "aae_k16",
