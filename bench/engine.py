@@ -23,8 +23,8 @@ from models.noise import Noise
 
 Mode = Literal["auto", "eager", "graph"]
 WARM_UP = 3  # first steps, taken call by call: optimisers make their moments, libraries choose their algorithms
-UNCAPTURED = "not captured"  # begins the remark on a step that a GPU had to take call by call against its wish
 TIMED = 4  # steps of each kind whose fastest decides
+UNCAPTURED = "not captured"  # begins the remark on a step that a GPU should replay and cannot
 Step = Callable[[], None]
 
 

@@ -223,7 +223,7 @@ def execute(
         dispatcher = Dispatcher(Plan(devices, threads, out, *how), Board())
         outcomes = dispatcher.run(left)
     # looked up again: what another runner had when its turn came may have ended since
-    return report(outcomes, before, dispatcher.signal, whole=not unfinished(trials, out, *elsewhere))
+    return report(outcomes, before, dispatcher.signal, whole=not (missing or unfinished(left, out)))
 
 
 def unfinished(trials: Sequence[Trial], *roots: Path) -> list[Trial]:
@@ -287,7 +287,9 @@ def report(outcomes: Counter[str], before: int, signal: int, whole: bool) -> int
     print(f"{counts or 'nothing to run'}; {before} had a result before", file=sys.stderr)
     if signal:
         return 128 + signal
-    return FAILED if outcomes["failed"] or outcomes["killed"] else 0 if whole else UNFINISHED
+    if outcomes["failed"] or outcomes["killed"]:
+        return FAILED
+    return 0 if whole else UNFINISHED
 
 
 def parse_duration(text: str) -> float:
