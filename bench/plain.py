@@ -30,6 +30,7 @@ KNOWN: dict[str, tuple[Any, ...]] = {  # what a trial's config may say; `Config`
     "y_sample": ("softmax",),
     "y_draws": (1,),
     "y_reads": ("features",),
+    "decoder_y": ("linear",),
     "penalty": ("gradient",),
     "penalty_between": ("sides",),
     "penalty_norm": ("joint",),

@@ -23,7 +23,7 @@ from models.method import Batch, Data, Method, Spec
 from models.nets import Averaged, refit_statistics
 from models.noise import Noise
 from models.prior import Kind, build_prior
-from models.tables import GivenZ
+from models.tables import GivenZ, leaky_y
 
 Tuple3 = tuple[Tensor, Tensor, Tensor]  # x, y, z
 DRAWS = 1024  # of ε for the expectation over Eq. 8's noise in an answer
@@ -39,6 +39,7 @@ class AMMConfig:
     components: int = 10  # K (section 4.2)
     factorisation: Literal[6, 7, 15] = 7  # 7 wired as Tables 3 and 7 draw it; 6 as Algorithm 1 writes it; 15
     y_reads: Literal["features", "z"] = "features"  # of the z-branch: Table 3; or the z that was drawn, as Eq. 7 says
+    decoder_y: Literal["linear", "leaky"] = "linear"  # Tables 5 and 9: its sums have no activation; leaky: z's, ours
     prior: Kind = "learned"  # p(z | y), Table 4
     separation: float = 4.0  # of the means from the origin: prior "fixed", and "separated" at the start; ours
     y_sample: Literal["softmax", "straight_through"] = "softmax"  # what D sees of q(y | x); Eq. 9
@@ -112,7 +113,8 @@ class AMM(Method):
             self.encoder = Net(GivenZ(**vars(table)) if c.y_reads == "z" else table, k, noise, **options)
         encoders = dict(self.named_children())  # the first has the rows of y
         self.prior = build_prior(c.prior, nets, k, c.separation, noise, **options)  # Gz(y)
-        self.decoder = Net(nets.DECODER, k, noise, **options)  # Gx(y, Gz(y))
+        decoder = leaky_y(nets.DECODER) if c.decoder_y == "leaky" else nets.DECODER
+        self.decoder = Net(decoder, k, noise, **options)  # Gx(y, Gz(y))
         self.discriminator = Net(nets.DISCRIMINATOR, k, noise, **options | {"dropout": c.d_dropout})
 
         with torch.no_grad():

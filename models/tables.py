@@ -256,6 +256,18 @@ def amend(table: Table, *amendments: Amendment) -> Table:
     return replace(table, amendments=table.amendments + amendments)
 
 
+def leaky_y(decoder: Table) -> Table:
+    """A decoder whose sums y1a, y2a, ... have the activation of z1a, z2a, ..., which Tables 5 and 9 leave out.
+
+    As printed, y only adds one picture per category to the pixels' logits, whatever z is.
+    """
+    bare = [row.name for row in decoder.rows(2) if re.fullmatch(r"y\d+a", row.name) and not row.activation]
+    if not bare:
+        raise TableError(f"{decoder.title}: no sum of y is without an activation")
+    reason = "so that what y draws depends on z"
+    return amend(decoder, *(Amendment(name, "Activation", "-", "Leak 0.2", reason) for name in bare))
+
+
 def without_z(encoder: Table, layers: int) -> Table:
     """An encoder as Eq. 15 has it: its sums y1a, y2a, ... up to that of the last of its layers read no z."""
     cells = ((f"y{i}a", "Input", f"y{i} + z{i}", f"y{i}") for i in range(1, layers + 1))

@@ -327,6 +327,22 @@ def test_y_is_inferred_from_the_drawn_z_where_the_config_says_so(nets: str) -> N
     assert "Eq. 7" in " ".join(model.departures())
 
 
+@pytest.mark.parametrize("nets", ["digits", "mnist", "svhn"])
+def test_as_printed_y_adds_one_picture_whatever_z_is(nets: str) -> None:
+    """No sum of y in Tables 5 and 9 has an activation: two categories' logits of a pixel differ by the same for every z."""
+    spread = {}
+    for decoder_y in ("linear", "leaky"):
+        model = _amm(nets, components=3, init_std=0.05, decoder_y=decoder_y).eval()
+        z = model.prior.sample_z(torch.arange(3), Noise.seeded(4)).double()
+        decoder = model.decoder.double()
+        categories = (one_hot(torch.full((3,), k), 3).double()[:, :, None, None] for k in (0, 1))
+        first, second = (torch.logit(decoder(None, y=y, z=z)["x"]) for y in categories)
+        spread[decoder_y] = ((first - second).std(0).mean() / (first - second).abs().mean()).item()
+    assert spread["linear"] < 1e-6 < 1e-2 < spread["leaky"]
+    with pytest.raises(TableError, match="without an activation"):
+        _amm("plane", **PLAIN, decoder_y="leaky")
+
+
 def test_pooled_maps_cannot_read_z() -> None:
     with pytest.raises(TableError, match="no map"):
         GivenZ(**vars(svhn.ENCODER)).rows(10)

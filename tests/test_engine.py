@@ -664,7 +664,7 @@ ROWS = [
 ]
 KNOBS = [  # that no other row has
     *(("ablation_digits", row) for row in ("averaged", "y_noise_fixed", "learned_y_draws")),
-    ("ablation_mnist14", "k30_given_z_30"),
+    *(("ablation_mnist14", row) for row in ("k30_given_z_30", "learned_y_draws_leaky_decoder_20")),
 ]
 
 
