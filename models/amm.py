@@ -37,7 +37,7 @@ class AMMConfig:
 
     nets: Literal["mnist", "svhn", "digits", "plane", "mnist14"] = "mnist"  # layer tables: models/<nets>.py
     components: int = 10  # K (section 4.2)
-    factorisation: Literal[6, 7, 15] = 7  # 7 wired as Tables 3 and 7 draw it; 6 as Algorithm 1 writes it; 15
+    factorisation: Literal[6, 7, 15] = 7  # 7 as Tables 3 and 7 wire it; 6 as Algorithm 1 writes it; 15: y reads x alone
     y_reads: Literal["features", "z"] = "features"  # of the z-branch: Table 3; or the z that was drawn, as Eq. 7 says
     decoder_y: Literal["linear", "leaky"] = "linear"  # Tables 5 and 9: its sums have no activation; leaky: z's, ours
     prior: Kind = "learned"  # p(z | y), Table 4

@@ -1,8 +1,9 @@
 """Tables 3-6: the networks for MNIST, 28x28, as printed.
 
 Table 6 is garbled in the paper's text; it is restored here from its columns, which are readable one by one.
-Table 3 draws factorisation (7): y from x and features of the z-branch, not from the z that is drawn. `ENCODER_15` cuts that
-link (Eq. 15); `ENCODER_Y` and `ENCODER_Z` are ours, the same layers wired as Eq. 6 says.
+Table 3 draws factorisation (7) in part: y reads x and features of the z-branch, not the z that is drawn, so given x the two
+are independent, as in Eq. 15. `ENCODER_15` cuts these features too; `ENCODER_Y` and `ENCODER_Z` are ours, the same layers
+wired as Eq. 6 says.
 """
 
 from models.tables import Amendment, Table, without_z

@@ -626,6 +626,7 @@ LARGE = [
     "amm_k30",
     "amm_k20_works",
     "amm_k30_works",
+    "amm_k10_given_y",
     "amm_k10_noise",
     "amm_k10_draws_100",
     "amm_k10_draws_wide",

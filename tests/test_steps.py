@@ -34,7 +34,7 @@ OF_SVHN = {"amm_k20", "lalnets", "samm", "improvedgan", "badgan", "ali", "triple
 SLOW = {  # rows whose like the default tests see: of another size, or on the nets of digits
     "mnist_unsup": {
         *("amm_k20", "amm_k30", "amm_k20_works", "amm_k30_works", "amm_k30_draws", "amm_k30_draws_100"),
-        *("amm_k10_draws_100", "amm_k10_draws_wide", "amm_k10_works_draws_100"),
+        *("amm_k10_given_y", "amm_k10_draws_100", "amm_k10_draws_wide", "amm_k10_works_draws_100"),
         *("aae_k30_appendix", "gmvae_k30", "vade_300"),
     },
     "ablation_mnist14": {row.row for row in load_suite("ablation_mnist14").rows if row.row.endswith("_20")},
