@@ -1,6 +1,6 @@
 """Tables 7-10: the networks for SVHN, 32x32, as printed, with the amendments without which they could not be built.
 
-Table 7 draws factorisation (7) in part, like Table 3, on a trunk x1-x7 that y and z share. `ENCODER_15` cuts the link from z to y;
+Table 7 draws factorisation (7) in part, like Table 3, on a trunk x1-x7 that y and z share. `ENCODER_15` cuts z from y;
 `ENCODER_Y` and `ENCODER_Z` are ours, the same layers wired as Eq. 6 says. Table 8 stands beside Table 4 in `models.mnist`.
 """
 
