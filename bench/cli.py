@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -47,17 +48,25 @@ def one_line(main: Main) -> Main:
         try:
             return main(argv)
         except UserError as error:
-            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+            say(f"error: {' '.join(str(error).splitlines())}")
             return 2
 
     return guarded
+
+
+def say(line: str) -> None:
+    """A line on standard error, if that can be written: the exit code is told in any case."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def closed(main: Callable[[], int]) -> int:
     """The exit code of a command: its own, or that of Ctrl-C, of a reader that left (`| head`), of a full standard output."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the shell, as by >&-
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+            stream = open(os.devnull, mode)  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)  # a trial's process must not find this descriptor free
+            setattr(sys, name, stream)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="surrogateescape")  # a path may be no text: its own bytes
     try:
@@ -70,12 +79,12 @@ def closed(main: Callable[[], int]) -> int:
         code = UNREAD
     except UnicodeEncodeError as error:
         text = ascii(error.object[error.start : error.end])
-        print(f"error: {error.encoding} cannot write {text} of the output; set PYTHONIOENCODING=utf-8", file=sys.stderr)
+        say(f"error: {error.encoding} cannot write {text} of the output; set PYTHONIOENCODING=utf-8")
         code = 2
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        print(f"error: cannot write the output ({error.strerror}); free some space", file=sys.stderr)
+        say(f"error: cannot write the output ({error.strerror}); free some space")
         code = 2
     # what the stream still holds is flushed once more when Python ends
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

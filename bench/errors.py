@@ -35,7 +35,10 @@ def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackTy
     """Python's last word on an exception, but a library that is not installed is one line and exit code 2.
 
     That is how a command ends which was started without its virtual environment: it fails before it can read its options.
+    Ctrl-C while a command still imports ends it in silence.
     """
+    if kind is KeyboardInterrupt:
+        raise SystemExit(130)
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     library = (name or "").partition(".")[0]
     if not library or find_spec(library):

@@ -50,6 +50,8 @@ def _plan(suite: Suite, row: Row, budget: str) -> Trial:
         )
     method = declared(row.method, where)
     config = _resolve(method.Config, row.config, where)
+    if type(config.get("components", 1)) is not int:
+        raise UserError(f"{where}: components: expected a whole number, got {config['components']!r}")
     if config.get("components", 1) < 1:
         raise UserError(f"{where}: components: expected at least 1, got {config['components']}")
     _check_labels(suite, labels, method, config, where)

@@ -38,6 +38,10 @@ SHAPES = {  # of what tables read, where it is there at all
     "data.variant.name": (str,),
     "run.git": (dict, NoneType),
     "result.curve": (list,),
+    "result.steps": (int,),
+    "result.confusion": (dict, NoneType),
+    "run.threads": (int, NoneType),
+    "run.shared_by": (int, NoneType),
     "run.seconds": (int, float),
     "run.device": (str,),
     "run.device_name": (str,),
@@ -108,6 +112,10 @@ def write(path: Path, record: Mapping[str, Any]) -> bool:
     """
     sealed = {**record, "seal": _seal(record)}
     content = json.dumps(sealed, indent=1, allow_nan=False, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    try:
+        parse(content, path)
+    except UserError as error:  # a method's doing: what is stored must be readable
+        raise ValueError(f"no record could be made of this trial: {error}") from None
     return store(path, content + b"\n", record["digest"])
 
 
@@ -129,7 +137,8 @@ def store(path: Path, content: bytes, digest: str) -> bool:
 def _is_result(path: Path, digest: str) -> bool:
     try:
         found = read(path)
-    except UserError:
+    except UserError as error:
+        _refused(error)
         return False
     return digest_today(found) == digest and found["status"] in FINAL
 
@@ -168,6 +177,13 @@ def parse(content: bytes, name: object) -> Record:
     checked: Record = record
     checked.pop("seal", None)
     return checked
+
+
+def _refused(error: UserError) -> None:
+    """Raises the error of a record that the system would not let us read: it may be a result, so nothing takes its place."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and not isinstance(cause, (FileNotFoundError, IsADirectoryError)):
+        raise error
 
 
 def _seal(record: Mapping[str, Any]) -> str:
@@ -225,7 +241,10 @@ def _misshapen(record: Mapping[str, Any]) -> str:
         return "has departures that are no text"
     if not all(map(_is_scoring, (record["result"] or {}).get("curve", []))):
         return "has a result.curve that is no list of scorings"
-    for entry in (record["data"].get("variant") or {}).values():
+    variant = record["data"].get("variant") or {}
+    if variant and "name" not in variant:
+        return "has a data.variant without a name"
+    for entry in variant.values():
         if isinstance(entry, dict) and not all(
             isinstance(entry.get(key), str) for key in ("note", "sha256_images_nhwc")
         ):
@@ -274,7 +293,8 @@ def stored_status(path: Path, trial: Trial) -> str:
         raise unread(error, path, "choose another --out") from None
     try:
         record = read(path)
-    except UserError:
+    except UserError as error:
+        _refused(error)
         return "unreadable"
     return str(record["status"]) if is_of(record, trial) else "pending"
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.cli import Parser, closed, one_line
+from bench.cli import Parser, closed, one_line, say
 from bench.errors import UserError
 from bench.files import given_path, writable
 from bench.machine import device_slots, positive, threads_each
@@ -206,7 +206,7 @@ def execute(
         return describe(trials, left, devices, threads)
     if not left:
         roots = ", ".join(map(str, (options.out, *elsewhere)))
-        print(f"all {len(trials)} trials have a result below {roots}", file=sys.stderr)
+        say(f"all {len(trials)} trials have a result below {roots}")
         return 0
     from bench.dispatch import Dispatcher, Plan
     from bench.progress import Board
@@ -277,14 +277,14 @@ def require(trials: Sequence[Trial], root: Path | None, partly: bool = False) ->
     if missing and missing.keys() == {trial.data for trial in trials}:
         raise next(iter(missing.values()))
     for data, why in missing.items():
-        print(f"{data} is left out: {why}", file=sys.stderr)
+        say(f"{data} is left out: {why}")
     return set(missing)
 
 
 def report(outcomes: Counter[str], before: int, signal: int, whole: bool) -> int:
     """One line in the end, and the exit code; `whole` says that every trial has a result now."""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(outcomes.items()))
-    print(f"{counts or 'nothing to run'}; {before} had a result before", file=sys.stderr)
+    say(f"{counts or 'nothing to run'}; {before} had a result before")
     if signal:
         return 128 + signal
     if outcomes["failed"] or outcomes["killed"]:

@@ -31,6 +31,8 @@ class Trace:
         """The losses of one step, detached scalars."""
         if not isinstance(losses, Mapping):
             raise TypeError(f"update must return a dict of losses, not {type(losses).__name__}")
+        if "step" in losses:
+            raise TypeError("update must not call a loss 'step', the name of the trace's own column")
         for name, loss in losses.items():
             if not isinstance(loss, Tensor) or loss.ndim:
                 raise TypeError(f"update must return scalar tensors, loss {name!r} is none")

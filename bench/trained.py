@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from bench import checkpoint, record
-from bench.errors import UserError
+from bench.errors import UserError, unread
 from bench.plan import as_planned_today, build_config, method_of
 from bench.sources import SOURCES
 from bench.suite import Trial
+from bench.trainer import weights_digest
 from models.method import Method, Spec
 from models.noise import Noise
 
@@ -42,11 +43,15 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Trained:
         final = found["status"] in record.FINAL
         how = " and another --out, or move the record away first" if final else ""
         raise UserError(f"{weights}: no such file; run the trial with --keep-weights{how}")
-    state = checkpoint.read(weights)
-    if state is None or state.get("digest") != found["digest"]:
-        raise UserError(
-            f"{weights}: damaged, or not of the record beside it; move both away and run the trial with --keep-weights"
-        )
+    foreign = UserError(
+        f"{weights}: damaged, or not of the record beside it; move both away and run the trial with --keep-weights"
+    )
+    try:
+        state = checkpoint.read(weights)
+    except OSError as error:
+        raise unread(error, weights) from None
+    if state is None or state.get("digest") != found["digest"] or not isinstance(state.get("module"), dict):
+        raise foreign
     trial = as_planned_today(Trial.from_json(found["trial"]))
     source = SOURCES[trial.data]
     noise = Noise.seeded(trial.init_seed, device)
@@ -58,4 +63,6 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Trained:
             f"{weights}: made by other code, whose networks differ from today's; check out the commit that {path} names, "
             "or run the trial again with --keep-weights and another --out"
         ) from None
+    if weights_digest(method) != (found["result"] or {}).get("weights_sha256"):  # of another run of the same trial
+        raise foreign
     return Trained(method.to(device).eval(), trial, found, state.get("drawn", []))

@@ -110,6 +110,25 @@ def test_a_full_output_is_one_line() -> None:
     assert done.stderr == "error: cannot write the output (No space left on device); free some space\n"
 
 
+def test_a_full_standard_error_leaves_the_exit_code() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    command = f"{shlex.quote(sys.executable)} -m bench.run --suite none 2>/dev/full"
+    assert subprocess.run(["sh", "-c", command], cwd=ROOT, check=False).returncode == 2
+
+
+def test_a_process_started_without_standard_error_has_one_too() -> None:
+    """Else the first file that a trial's process opens would be its standard error."""
+    code = FRAME.format("__import__('subprocess').run(['sh', '-c', 'echo heard >&2']).returncode")
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} 2>&-"
+    assert subprocess.run(["sh", "-c", command], cwd=ROOT, check=False).returncode == 0
+
+
+def test_a_signal_while_a_command_still_imports_is_no_traceback() -> None:
+    done = _python("-c", "import sys; sys.argv = ['-m']; import bench; raise KeyboardInterrupt", cwd=ROOT)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_outside_its_environment_is_one_line(name: str) -> None:
     done = _python("-S", "-m", f"bench.{name}", cwd=ROOT, stdout=subprocess.PIPE)  # without any installed library

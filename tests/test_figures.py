@@ -125,6 +125,11 @@ def test_weights_that_are_missing_damaged_or_of_another_trial(stored: Path, tmp_
         load(path)
     state = checkpoint.read(source.with_suffix(".weights"))
     assert state is not None
+    last = next(reversed(state["module"].values()))
+    last.add_(1)  # as another run of the same trial with other code might have left it
+    checkpoint.save(weights, state)
+    with pytest.raises(UserError, match="not of the record"):
+        load(path)
     state["module"].popitem()
     checkpoint.save(weights, state)
     with pytest.raises(UserError, match="other code"):

@@ -124,6 +124,32 @@ def test_a_refused_record_leaves_that_of_another_trial_in_its_place(
     assert path.exists() and path.read_bytes() == before
 
 
+def test_a_record_that_could_not_be_read_is_not_written(path: Path, trial: Trial) -> None:
+    path.unlink()
+    with pytest.raises(ValueError, match="has departures that are no text"):
+        write(path, new_record(trial, "done", None, RESULT, departures=[1]))  # type: ignore[list-item]
+    assert os.listdir(path.parent) == []
+
+
+def test_a_record_that_may_not_be_read_keeps_its_place(
+    path: Path, trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a result, so neither is its trial run again nor is it put aside as damaged."""
+    content, read_bytes = path.read_bytes(), Path.read_bytes
+
+    def closed(self: Path) -> bytes:
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return read_bytes(self)
+
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    for refused in (lambda: stored_status(path, trial), lambda: write(path, new_record(trial, "done", None, RESULT))):
+        with pytest.raises(UserError, match="cannot be read \\(Permission denied\\)"):
+            refused()
+    monkeypatch.undo()
+    assert (path.read_bytes(), os.listdir(path.parent)) == (content, [path.name])
+
+
 def test_a_reason_that_is_no_valid_unicode_can_be_stored(path: Path, trial: Trial) -> None:
     path.unlink()
     write(path, new_record(trial, "failed", "cannot open \udcff.bin"))
@@ -337,6 +363,11 @@ def test_any_change_after_writing_is_seen(path: Path) -> None:
         ),
         ({"result": {**RESULT, "best_on_test": {"step": [], "test": {}}}}, "has result.best_on_test with the step []"),
         ({"data": {"variant": [1]}}, "has data.variant [1], expected dict"),
+        ({"data": {"variant": {"train": 3}}}, "has a data.variant without a name"),
+        ({"run": {"threads": "two"}}, "has run.threads 'two', expected int"),
+        ({"run": {"shared_by": "x"}}, "has run.shared_by 'x', expected int"),
+        ({"result": {**RESULT, "steps": "many"}}, "has result.steps 'many', expected int"),
+        ({"result": {**RESULT, "confusion": "x"}}, "has result.confusion 'x', expected dict"),
         ({"run": {"git": {"sha": 3}}}, "has run.git.sha 3, expected str"),
         ({"more": 1}, "holds the unknown 'more'"),
     ],

@@ -114,6 +114,12 @@ def test_components_are_at_least_one(tmp_path: Path, capsys: Captured) -> None:
     assert "row amm: components: expected at least 1, got -6" in _refused(capsys, "--suite", path, "--dry-run")
 
 
+def test_components_are_a_whole_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Captured) -> None:
+    """A method's file may say otherwise in its Config."""
+    monkeypatch.setattr("bench.plan._resolve", lambda *_: {"components": None})
+    assert "components: expected a whole number, got None" in _refused(capsys, "--suite", "plane_unsup", "--dry-run")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

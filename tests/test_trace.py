@@ -160,6 +160,7 @@ def test_losses_are_not_read_from_the_device_within_a_stretch() -> None:
         (torch.zeros(()), "update must return a dict of losses, not Tensor"),
         ({"d": 1.0}, "update must return scalar tensors, loss 'd' is none"),
         ({"d": torch.zeros(3)}, "update must return scalar tensors, loss 'd' is none"),
+        ({"d": torch.zeros(()), "step": torch.zeros(())}, "must not call a loss 'step'"),
     ],
 )
 def test_losses_that_are_none_name_the_method_that_gave_them(losses: Any, part: str) -> None:
