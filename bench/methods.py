@@ -12,6 +12,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -73,7 +74,8 @@ def method_class(path: str, where: str = "method") -> type[Method]:
 
 def _module(name: str, where: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        with redirect_stdout(sys.stderr):  # standard output is for results
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
     except (Exception, SystemExit) as error:  # whatever the file does

@@ -10,12 +10,15 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 from bench import checkpoint
 from bench.errors import UserError, unread
-from bench.files import below, listed, write_output
+from bench.files import below, listed, sweep, write_atomic
+from bench.lock import under_way
 from bench.record import FINAL, Record, digest_today, parse, place, read, sources, store
 
 PART = 15 * 2**20  # bytes of a packed file
@@ -28,7 +31,8 @@ CARRIED = (".json", ".checkpoint", ".weights")  # not locks and logs
 def packed(out: Path) -> tuple[list[Path], list[str]]:
     """Packs records, checkpoints and weights below `out` into <out>/campaign.tar.000 and so on, each below 16 MiB.
 
-    Returns these, and the names of the files that found no room in MOST bytes. Without any file there is no pack.
+    Returns these, and the names of the files that stay: they found no room in MOST bytes, or are damaged records. Without any
+    file there is no pack.
     """
     chosen, stay = _chosen(_carried(out))
     if not chosen:
@@ -41,9 +45,9 @@ def packed(out: Path) -> tuple[list[Path], list[str]]:
             _add(tar, name, data)
         _add(tar, MANIFEST, _manifest(sums))
     content = file.getvalue()
-    parts = [out / f"campaign.tar.{start // PART:03d}" for start in range(0, len(content), PART)]
-    for number, path in enumerate(parts):
-        write_output(path, content[number * PART : (number + 1) * PART])
+    starts = range(0, len(content), PART)
+    parts = {out / f"campaign.tar.{start // PART:03d}": content[start : start + PART] for start in starts}
+    _put(out, parts)
     for old in set(listed(out, PARTS)) - set(parts):
         try:
             old.unlink()
@@ -51,22 +55,52 @@ def packed(out: Path) -> tuple[list[Path], list[str]]:
             raise UserError(
                 f"{old}: is of the pack before and cannot be removed ({error.strerror}); remove it"
             ) from None
-    return parts, stay
+    return list(parts), stay
+
+
+def _put(out: Path, parts: Mapping[Path, bytes]) -> None:
+    """Puts a pack in the place of the one before, which stays until every part of the new one is written.
+
+    Whatever ends that, no half of a pack is left, which would stop every later run. UserError if it cannot be written.
+    """
+    sweep(out / "campaign.tar")  # what a run left that was killed here
+    new = {path: path.with_name(f".{path.name}.{uuid4().hex}.part") for path in parts}
+    moved = []
+    try:
+        for path, content in parts.items():
+            write_atomic(new[path], content)
+        for path in parts:
+            new[path].replace(path)
+            moved.append(path)
+    except BaseException as error:
+        # once one has been moved, the pack before is lost too; all that was in it lies below `out`
+        for path in [*new.values(), *(listed(out, PARTS) if moved else [])]:
+            with suppress(OSError):
+                path.unlink()
+        if isinstance(error, OSError):
+            raise UserError(f"cannot write a pack into {out} ({error.strerror}); mend that and run it again") from None
+        raise
 
 
 def _chosen(content: Mapping[str, bytes]) -> tuple[dict[str, bytes], list[str]]:
-    """What fits into MOST bytes: results, then trials under way, the furthest first, then weights; and the names of the rest."""
+    """What fits into MOST bytes: results, then trials under way, the furthest first, then weights; and the names of the rest.
+
+    A damaged record stays too: `merge` would refuse all that comes with it.
+    """
     found: list[tuple[tuple[int, int], dict[str, bytes]]] = []
+    stay: list[str] = []
     for stem, files in _by_trial(content).items():
         final, step = _reach(files, stem)
         named = {stem + ending: data for ending, data in files.items()}
+        if ".json" in files and _record(files, stem) is None:
+            del named[f"{stem}.json"]
+            stay.append(f"{stem}.json")
         if final:  # whose record comes without the rest rather than not at all
             found.append(((0, 0), {f"{stem}.json": named.pop(f"{stem}.json")}))
             found += [((2, 0), {name: data}) for name, data in named.items()]
         else:
             found.append(((1, -step), named))
     chosen: dict[str, bytes] = {}
-    stay: list[str] = []
     room = MOST
     for _, named in sorted(found, key=lambda each: each[0]):
         size = sum(len(data) + 2 * tarfile.BLOCKSIZE for data in named.values())  # with its head, and filled to a block
@@ -97,7 +131,7 @@ def unpacked(folder: Path) -> dict[str, bytes]:
             for member in tar:
                 file = tar.extractfile(member) if member.isfile() else None
                 content[member.name] = file.read() if file else b""
-    except (tarfile.TarError, OverflowError) as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the last two for heads with wrong numbers
         raise UserError(f"{parts[0]} and the parts after it are damaged or not all there: {error}") from None
     manifest = content.pop(MANIFEST, None)
     if manifest is None:  # tarfile takes a damaged head for the end
@@ -148,9 +182,18 @@ def _by_trial(content: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
 
 def _reach(files: Mapping[str, bytes], stem: str) -> tuple[bool, int]:
     """Whether a trial has a result, and the step of its checkpoint."""
-    final = ".json" in files and parse(files[".json"], f"{stem}.json")["status"] in FINAL
+    record = _record(files, stem)
+    final = record is not None and record["status"] in FINAL
     state = checkpoint.parse(files[".checkpoint"]) if ".checkpoint" in files else None
     return final, 0 if state is None else state["step"]
+
+
+def _record(files: Mapping[str, bytes], stem: str) -> Record | None:
+    """The record of a trial; None where there is none, or a damaged one, which is no result."""
+    try:
+        return parse(files[".json"], f"{stem}.json") if ".json" in files else None
+    except UserError:
+        return None
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -171,8 +214,12 @@ def _parts(folder: Path) -> list[Path]:
     for part, number in zip(parts, numbers, strict=True):
         if part.suffix != f".{number:03d}":
             raise UserError(f"{part} is missing; bring all parts of the pack")
-        if part != parts[-1] and part.stat().st_size != PART:
-            raise UserError(f"{part} has {part.stat().st_size} bytes, expected {PART}; bring it again")
+        try:
+            size = part.stat().st_size
+        except OSError as error:  # such as a link to a file that is not there
+            raise unread(error, part, "bring it again") from None
+        if part != parts[-1] and size != PART:
+            raise UserError(f"{part} has {size} bytes, expected {PART}; bring it again")
     return parts
 
 
@@ -187,8 +234,9 @@ class Coming(NamedTuple):
 def merge(folder: Path, home: Path, allow_mixed: bool) -> list[str]:
     """Brings what `folder` holds to `home`; a line for each trial that came, and for what stayed behind or was put aside.
 
-    Everything is looked at before anything is written. What home has further, as a result or by its checkpoint, stays. What
-    it has of another configuration is put aside: a record as by `record.write`, checkpoints and weights as by `checkpoint.load`.
+    Everything is looked at before anything is written. What home has further, as a result or by its checkpoint, stays, and so
+    does what it is running. What it has of another configuration is put aside: a record as by `record.write`, checkpoints and
+    weights as by `checkpoint.load`.
 
     UserError: two results of one trial, results of different code in one row, a damaged record at home, or files that no campaign
     made. Also for what cannot be written, when a part may have come; merging again brings the rest.
@@ -217,6 +265,8 @@ def _looked_at(
 ) -> tuple[list[Coming], list[str]]:
     """Which files of a trial, given by their endings, come home, and what there is to say."""
     path = home / f"{stem}.json"
+    if under_way(path.with_suffix(".lock")):  # its runner would write over what came
+        return [], [f"{stem}: home is running it; left out, merge again when it has stopped"]
     there = read(path) if path.exists() else None
     final = record is not None and record["status"] in FINAL
     if not final and there is not None and there["status"] in FINAL:

@@ -49,6 +49,7 @@ def _forget() -> Any:
     yield
     for function in (methods._read, methods._value, methods._top):
         function.cache_clear()
+    sys.modules.pop("baselines.mine", None)
 
 
 def _written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Declared | None:
@@ -176,6 +177,18 @@ def test_a_method_that_can_be_read_and_not_imported_stops_a_run_before_its_first
     line = "error: mine/mine: baselines.mine cannot be imported: NameError: name 'undefined' is not defined (mine.py:"
     found = capsys.readouterr().err.splitlines()
     assert len(found) == 2 and all(each.startswith(line) for each in found)
+
+
+def test_what_a_file_prints_when_imported_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import baselines
+
+    _written(tmp_path, monkeypatch, MINE + "\nprint('hello')\n")
+    monkeypatch.setattr(baselines, "__path__", [*baselines.__path__, str(tmp_path / "baselines")])
+    method_class("baselines.mine:Mine")
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "hello\n")
 
 
 def test_a_module_that_is_there_is_asked_itself(monkeypatch: pytest.MonkeyPatch) -> None:

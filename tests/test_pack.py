@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,7 @@ import torch
 
 from bench import checkpoint, pack, record
 from bench.errors import UserError
+from bench.lock import Lock
 from bench.plan import trials
 from bench.suite import Trial, load_suite
 
@@ -86,8 +91,79 @@ def test_a_file_that_goes_while_it_is_packed_or_cannot_be_read(
     with pytest.raises(UserError, match=r"campaign.tar.000: cannot be read \(Is a directory\); mend that"):
         pack.unpacked(tmp_path / "parts")
     store(tmp_path / "parts", found[0])
-    with pytest.raises(UserError, match=r"cannot write .*campaign.tar.000 \(not a regular file\)"):
+    with pytest.raises(UserError, match=r"cannot write a pack into .*parts \(Is a directory\); mend that"):
         pack.packed(tmp_path / "parts")
+
+
+def test_a_damaged_record_stays_and_all_else_is_packed(
+    store: Callable[..., Path], found: list[Trial], tmp_path: Path
+) -> None:
+    out, home = tmp_path / "out", tmp_path / "home"
+    store(out, found[0])
+    damaged = [store(out, found[1]), store(out, found[2])]
+    _save(damaged[0], found[1], 7)
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-9])
+    names = [path.relative_to(out).as_posix() for path in damaged]
+    (part,), stay = pack.packed(out)
+    assert stay == names
+    carried = tmp_path / "carried"
+    carried.mkdir()
+    (carried / part.name).write_bytes(part.read_bytes())
+    result, going = pack.merge(carried, home, False)
+    assert result.endswith("seed00: a result") and going.endswith("seed01: under way")
+    assert sorted(path.name for path in home.rglob("seed*")) == ["seed00.json", "seed01.checkpoint"]
+    record.record_path(out, found[0]).unlink()
+    damaged[0].with_suffix(".checkpoint").unlink()
+    part.unlink()
+    assert pack.packed(out) == ([], names)
+
+
+def _second_fails(what: Callable[..., Any], error: BaseException) -> Callable[..., Any]:
+    calls = count(1)
+
+    def call(*given: Any) -> Any:
+        if next(calls) == 2:
+            raise error
+        return what(*given)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left"), UserError, r"cannot write a pack into .*out \(No space left\); mend"),
+        (KeyboardInterrupt(), KeyboardInterrupt, "^$"),
+    ],
+)
+def test_a_pack_that_is_not_written_to_its_end_leaves_no_half(
+    store: Callable[..., Path],
+    found: list[Trial],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    raised: type[BaseException],
+    said: str,
+) -> None:
+    monkeypatch.setattr(pack, "PART", 4096)
+    out = tmp_path / "out"
+
+    def fails(owner: Any, name: str) -> None:
+        with monkeypatch.context() as patch, pytest.raises(raised, match=said):
+            patch.setattr(owner, name, _second_fails(getattr(owner, name), error))
+            pack.packed(out)
+
+    for trial in found[:2]:  # at first there is no pack before
+        _save(store(out, trial, "interrupted"), trial, 7, padding=torch.zeros(4096))
+        before = _files(out)
+        fails(os, "fsync")  # as on a full disk, once for each part
+        assert _files(out) == before
+        assert len(pack.packed(out)[0]) > 3 and pack.laid_out(out)
+    loose = {path: data for path, data in _files(out).items() if "campaign" not in path.name}
+    fails(Path, "replace")  # the first part is of the new pack by then
+    assert _files(out) == loose
+    assert len(pack.packed(out)[0]) > 3 and pack.laid_out(out)
 
 
 def test_a_pack_holds_every_result_and_of_the_rest_what_has_room(
@@ -296,6 +372,29 @@ def test_a_checkpoint_that_is_further_comes_and_the_one_at_home_is_kept(
     assert record.read(there.with_name(f"seed00.{found[0].digest[:8]}.stale"))["departures"] == ["further"]
 
 
+def test_a_trial_that_home_is_running_stays_and_the_rest_comes(
+    store: Callable[..., Path], found: list[Trial], tmp_path: Path
+) -> None:
+    """Its runner would write over what came."""
+    out, home = tmp_path / "out", tmp_path / "home"
+    for trial, status in ((found[0], "interrupted"), (found[1], "done"), (found[2], "done")):
+        _save(store(out, trial, status), trial, 9)
+    _save(store(home, found[0], "interrupted"), found[0], 5)
+    before = _files(home)
+    with ExitStack() as running:
+        for trial in found[:2]:
+            lock = running.enter_context(Lock(record.record_path(home, trial).with_suffix(".lock"), 1))
+            assert lock.claim()
+        *stayed, came = pack.merge(out, home, False)
+    for seed, line in enumerate(stayed):
+        assert line.endswith(f"seed0{seed}: home is running it; left out, merge again when it has stopped")
+    assert len(stayed) == 2 and came.endswith("seed02: a result")
+    after = _files(home)
+    assert after == before | {path: after[path] for path in [record.record_path(home, found[2])]}
+    lines = pack.merge(out, home, False)  # once it has stopped
+    assert [line.partition(": ")[2] for line in lines] == ["under way", "a result", "a result"]
+
+
 @pytest.mark.fault(29)
 def test_nothing_comes_before_all_of_home_was_looked_at(
     store: Callable[..., Path], found: list[Trial], tmp_path: Path
@@ -377,6 +476,25 @@ def test_a_pack_without_its_manifest_is_refused(store: Callable[..., Path], foun
     with pytest.raises(UserError, match="they end without a manifest"):
         pack.merge(_pack(tmp_path / "old", files, manifest=False), tmp_path / "home", False)
     assert pack.merge(_pack(tmp_path / "new", files), tmp_path / "home", False)
+
+
+def test_a_head_that_makes_no_sense_is_a_damaged_pack(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("seed00.json")
+    member.pax_headers = {"GNU.sparse.map": "0,1,x,2"}
+    (tmp_path / "campaign.tar.000").write_bytes(member.tobuf(tarfile.PAX_FORMAT))
+    with pytest.raises(UserError, match="campaign.tar.000 and the parts after it are damaged or not all there"):
+        pack.unpacked(tmp_path)
+
+
+@pytest.mark.parametrize("after", [[], ["campaign.tar.001"]])
+def test_a_part_that_is_a_link_to_nowhere(tmp_path: Path, after: list[str]) -> None:
+    (tmp_path / "campaign.tar.000").symlink_to("nowhere")
+    for name in after:
+        (tmp_path / name).touch()
+    with pytest.raises(
+        UserError, match=r"campaign.tar.000: cannot be read \(No such file or directory\); bring it again"
+    ):
+        pack.unpacked(tmp_path)
 
 
 def test_what_was_not_packed_by_a_campaign(store: Callable[..., Path], tmp_path: Path, found: list[Trial]) -> None:
