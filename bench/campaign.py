@@ -191,7 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for path in parts:
                 print(path)
             for name in stay:
-                print(f"{name}: stays, damaged or without room in the pack; --merge {own.out} brings what is whole from here")
+                print(
+                    f"{name}: stays, damaged or without room in the pack; --merge {own.out} brings what is whole from here"
+                )
 
 
 def _refuse_unused(own: argparse.Namespace, rest: Sequence[str]) -> None:

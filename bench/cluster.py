@@ -43,6 +43,7 @@ Lines = Generator[str, None, list[str] | None]
 CONNECT_S = 10.0  # for the scheduler to answer
 WORKERS_S = 60.0  # for its first worker
 ABSENT_S = 300.0  # without any worker, after which a run ends and the rest stays pending
+LEAVING_S = 5.0  # the same once a signal came: their trials have checkpointed, and nobody is left to wait for
 POLL_S = 1.0
 MOST = 256  # lots at once
 RETRIES = 3  # of a lot whose workers keep dying, beside those that the scheduler makes itself
@@ -93,8 +94,9 @@ class Cluster:
 
     def gone(self) -> bool:
         """Whether no worker can be had any more: the scheduler has left, or neither it nor a worker was heard for long."""
-        if not self.lost and time.monotonic() - self.seen > ABSENT_S:
-            self.lost = f"no worker for {ABSENT_S:.0f} s"
+        limit = LEAVING_S if self.times and not self.slots else ABSENT_S
+        if not self.lost and time.monotonic() - self.seen > limit:
+            self.lost = f"no worker for {limit:.0f} s"
         return bool(self.lost)
 
     def enter(self, until: float = math.inf) -> bool:
@@ -235,20 +237,27 @@ def opened(
 ) -> Iterator[Cluster]:
     """The cluster at a scheduler's address, or one started here with a worker for each of `devices`.
 
-    UserError: dask is not installed, nobody answers, the address is none, there are no workers, or none that could serve.
+    UserError: dask is not installed, nobody answers, the address is none, its protocol lacks settings, there are no workers,
+    or none that could serve.
     """
     try:
         from distributed import Client
     except ModuleNotFoundError as error:
         raise UserError(f"--backend dask needs the module {error.name!r}; pip install -e '.[dask]'") from None
-    # of anything else the client would complain for long
-    if scheduler and not re.fullmatch(r"(\w+://)?[^\s/]+:\d+", scheduler):
-        raise UserError(f"--scheduler {scheduler}: expected an address such as tcp://host:8786")
+    if scheduler is not None:
+        require_address(scheduler)
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it repeats what our lines say
+
+    class Caller(Client):
+        """The stack closes it; after a constructor that failed, dask's __del__ would wait in vain and complain for long."""
+
+        def __del__(self) -> None: ...
+
     with ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGINT, signal.getsignal(signal.SIGINT))
         address = scheduler or stack.enter_context(_local(devices))
         try:
-            client = stack.enter_context(Client(address, timeout=CONNECT_S, set_as_default=False))
+            client = stack.enter_context(Caller(address, timeout=CONNECT_S, set_as_default=False))
             client.wait_for_workers(1, timeout=WORKERS_S)
         except (OSError, ValueError, TypeError, ImportError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -265,6 +274,31 @@ def opened(
             yield cluster
         finally:
             cluster.closing.set()
+            if cluster.times:  # its trials have ended; another Ctrl-C would make dask's end take longer, not shorter
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def require_address(scheduler: str) -> None:
+    """UserError unless it reads as an address, with the certificates that dask needs for an encrypted one."""
+    import dask
+    from distributed.security import Security
+
+    if not scheduler.strip():
+        raise UserError("--scheduler: is empty, perhaps an unset variable; expected an address such as tcp://host:8786")
+    if not re.fullmatch(r"(\w+://)?[^\s/]+:\d+", scheduler):  # of anything else the client would complain for long
+        raise UserError(f"--scheduler {scheduler}: expected an address such as tcp://host:8786")
+    if not scheduler.startswith(("tls://", "wss://")) or dask.config.get("distributed.client.security-loader", None):
+        return
+    for name in ("ca-file", "client.cert"):  # the key may lie in the certificate's file
+        setting = f"distributed.comm.tls.{name}"
+        if not dask.config.get(setting, None):
+            variable = "DASK_" + setting.upper().replace(".", "__").replace("-", "_")
+            raise UserError(f"--scheduler {scheduler}: dask's setting {setting} is missing; set {variable}=FILE")
+    try:
+        Security().get_connection_args("client")
+    except (OSError, ValueError) as error:
+        why = f"the files of dask's settings distributed.comm.tls cannot be used ({error})"
+        raise UserError(f"--scheduler {scheduler}: {why}; set ca-file, client.cert and client.key") from None
 
 
 def _local(devices: Sequence[str]) -> Any:
@@ -277,6 +311,8 @@ def _local(devices: Sequence[str]) -> Any:
         resources={"GPU": 1} if devices[0].startswith("cuda") else None,
         memory_limit=0,  # a trial's memory is no matter of its worker's
         dashboard_address=None,
+        # a group of its own: a terminal's Ctrl-C reaches us alone, who pass it on, and the workers live to hear of it
+        preload=["import os; os.setpgid(0, 0)"],
         silence_logs=logging.CRITICAL,
     )
 

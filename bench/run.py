@@ -194,7 +194,7 @@ def execute(
 
         print("".join(f"{line}\n" for line in lines(left, options)), end="")
         return 0
-    if options.scheduler and options.backend != "dask":
+    if options.scheduler is not None and options.backend != "dask":
         raise UserError("--scheduler: belongs to --backend dask")
     # by all trials, not those left, so that the same command always gives a trial as many threads, which decide its bits
     devices = ("cpu",) if options.scheduler else device_slots(options.device, options.workers, len(trials))

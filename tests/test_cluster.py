@@ -134,6 +134,12 @@ def test_nothing_is_submitted_after_a_signal_or_without_workers(state: dict[str,
     assert handed(Client(), **state) == ([{"trial": 0, "end": UNFINISHED}], 0)
 
 
+@pytest.mark.parametrize(("times", "slots", "gone"), [(1, 0, True), (0, 0, False), (1, 1, False)])
+def test_a_run_that_got_a_signal_waits_only_seconds_for_workers(times: int, slots: int, gone: bool) -> None:
+    since = time.monotonic() - 2 * cluster.LEAVING_S
+    assert cluster.Cluster(None, gpu=False, times=times, slots=slots, seen=since).gone() is gone
+
+
 def test_each_task_of_a_worker_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     running = {name: Namespace(device=name) for name in ("cuda:0", "cuda:2")}
     monkeypatch.setattr(remote, "_running", running)
@@ -253,9 +259,42 @@ def test_an_address_without_the_backend_is_one_line(
     assert capsys.readouterr().err == "error: --scheduler: belongs to --backend dask\n"
 
 
+@real
+@pytest.mark.parametrize("address", ["", " "])
+def test_an_empty_address_is_one_line_and_no_cluster_of_this_machine(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_local", lambda devices: pytest.fail("a cluster was started"))
+    with (
+        pytest.raises(UserError, match=r"^--scheduler: is empty, perhaps an unset variable; expected .*$"),
+        cluster.opened(address, "cpu", ["cpu"], None, tmp_path),
+    ):
+        pass
+
+
+@real
+@pytest.mark.parametrize("protocol", ["tls", "wss"])
+def test_certificates_that_are_missing_or_no_files_are_named(protocol: str, tmp_path: Path) -> None:
+    import dask
+
+    address, file = f"{protocol}://127.0.0.1:9", str(tmp_path / "none.pem")
+    tls = {"distributed.comm.tls.ca-file": None, "distributed.comm.tls.client.cert": None}
+    words = {
+        "ca-file": r"distributed\.comm\.tls\.ca-file is missing; set DASK_DISTRIBUTED__COMM__TLS__CA_FILE=FILE$",
+        "client.cert": r"distributed\.comm\.tls\.client\.cert is missing; set DASK_\S+__TLS__CLIENT__CERT=FILE$",
+        "": r"distributed\.comm\.tls cannot be used .*No such file",
+    }
+    for name, text in words.items():
+        with dask.config.set(tls), pytest.raises(UserError, match=f"^--scheduler {address}: .*{text}"):
+            cluster.require_address(address)
+        tls[f"distributed.comm.tls.{name}"] = file
+
+
 @pytest.mark.slow
 @real
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nothing://127.0.0.1:9", "127.0.0.1:port", "tcp://"])
+@pytest.mark.parametrize(
+    "address", ["tcp://127.0.0.1:9", "nothing://127.0.0.1:9", "127.0.0.1:port", "tcp://", "tls://127.0.0.1:9"]
+)
 def test_an_address_that_nobody_answers_is_one_line(address: str, tmp_path: Path) -> None:
     """In a process of its own: what dask leaves behind in threads and warnings is none of the other tests' matter."""
     code = "import sys\nfrom pathlib import Path\nfrom bench import cluster, errors\ncluster.CONNECT_S = 1.0\n"
@@ -263,6 +302,7 @@ def test_an_address_that_nobody_answers_is_one_line(address: str, tmp_path: Path
     code += "except errors.UserError as error:\n    print(error)"
     found = subprocess.run([sys.executable, "-c", code, address], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.startswith(f"--scheduler {address}: ") and found.stdout.count("\n") == 1
+    assert found.stderr == ""
 
 
 # a scheduler and workers
@@ -355,6 +395,27 @@ def test_a_signal_reaches_the_trials_and_the_same_command_goes_on(
     runner = processes.runner(suite, out)
     assert "1 done" in runner.communicate(timeout=240)[1] and runner.returncode == 0
     assert record.read(path)["run"]["resumed"] == 1
+
+
+@real
+@pytest.mark.slow
+def test_ctrl_c_at_a_terminal_ends_a_run_on_workers_of_its_own(
+    write_suite: Callable[..., Path], tmp_path: Path
+) -> None:
+    """It reaches every process of the terminal's group; the workers must outlive it to pass it on to their trials."""
+    suite, out = write_suite("amm", quick=LONGER), tmp_path / "out"
+    path = out / "small" / "quick" / "amm" / "seed00.json"
+    more = ("--backend", "dask", "--workers", "1", "--checkpoint-every", "0.5")
+    command = [sys.executable, "-m", "bench.run", *arguments(suite, out, *more)]
+    runner = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        until(path.with_suffix(".checkpoint").exists)
+        os.killpg(runner.pid, signal.SIGINT)
+        assert "1 interrupted" in runner.communicate(timeout=60)[1] and runner.returncode == 130
+    finally:
+        runner.kill()
+        runner.wait()
+    assert record.read(path)["reason"].startswith("at step ") and path.with_suffix(".checkpoint").exists()
 
 
 @real
