@@ -109,13 +109,13 @@ def write_atomic(path: Path, content: bytes) -> None:
 
     Raises OSError with the old file intact and nothing left behind.
     """
-    with _beside(path, content) as part:
+    with beside(path, content) as part:
         os.replace(part, path)
 
 
 def write_once(path: Path, content: bytes) -> bool:
     """`write_atomic` for a name that must be free; False if it is not. Of many that try at once one succeeds."""
-    with _beside(path, content) as part:
+    with beside(path, content) as part:
         return publish(part, path)
 
 
@@ -141,7 +141,7 @@ def publish(part: Path, path: Path) -> bool:
 
 
 @contextmanager
-def _beside(path: Path, content: bytes) -> Iterator[Path]:
+def beside(path: Path, content: bytes) -> Iterator[Path]:
     """A file with this content beside `path`, which the caller moves there; in the end it is gone in any case."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # unique: a stale one of a dead run is no obstacle

@@ -10,14 +10,13 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 from bench import checkpoint
 from bench.errors import UserError, unread
-from bench.files import below, listed, sweep, write_atomic
+from bench.files import below, beside, listed, sweep
 from bench.lock import under_way
 from bench.record import FINAL, Record, digest_today, parse, place, read, sources, store
 
@@ -64,17 +63,16 @@ def _put(out: Path, parts: Mapping[Path, bytes]) -> None:
     Whatever ends that, no half of a pack is left, which would stop every later run. UserError if it cannot be written.
     """
     sweep(out / "campaign.tar")  # what a run left that was killed here
-    new = {path: path.with_name(f".{path.name}.{uuid4().hex}.part") for path in parts}
-    moved = []
+    moved = False
     try:
-        for path, content in parts.items():
-            write_atomic(new[path], content)
-        for path in parts:
-            new[path].replace(path)
-            moved.append(path)
+        with ExitStack() as written:
+            new = {path: written.enter_context(beside(path, content)) for path, content in parts.items()}
+            for path, part in new.items():
+                part.replace(path)
+                moved = True
     except BaseException as error:
         # once one has been moved, the pack before is lost too; all that was in it lies below `out`
-        for path in [*new.values(), *(listed(out, PARTS) if moved else [])]:
+        for path in listed(out, PARTS) if moved else ():
             with suppress(OSError):
                 path.unlink()
         if isinstance(error, OSError):
