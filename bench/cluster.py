@@ -14,7 +14,6 @@ import math
 import queue
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from bench.cli import say
 from bench.engine import require_device
 from bench.errors import UserError
 from bench.lock import STALE_S
@@ -215,7 +215,7 @@ class Remote:
             lines, self.code = future.result(timeout=CONNECT_S)
             return lines
         except Exception as error:  # the connection broke, or a worker cannot run our code
-            print(f"{key}: {type(error).__name__}: {error}", file=sys.stderr)
+            say(f"{key}: {type(error).__name__}: {error}")
             return None
         finally:
             del cluster.listeners[key]
@@ -352,5 +352,5 @@ def dispatch(plan: Plan, trials: Sequence[Trial], options: Namespace) -> tuple[D
         dispatcher = Dispatcher(plan, Board(), [Remote(cluster, name, plan.threads) for name in names])
         outcomes = dispatcher.run(trials)
         if cluster.lost:
-            print(f"stopped: {cluster.lost}; the same command goes on", file=sys.stderr)
+            say(f"stopped: {cluster.lost}; the same command goes on")
         return dispatcher, outcomes
